@@ -1,0 +1,1 @@
+"""Where runs are delivered to. ``base`` holds the contract; each other module is one tracker."""

@@ -1,0 +1,125 @@
+"""
+Which backends and integrations there are, and where they live.
+
+Built-in ones are in the tables below, so that starting a run does not read the metadata of every
+installed package (about 30 ms). Others are entry points, looked at only when a name is not in the
+tables. A plug-in cannot take a built-in's name: the tables are asked first.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+
+from tracelet.errors import MissingPackageError, UnknownBackendError, nearest
+
+if TYPE_CHECKING:
+    from tracelet.backends.base import Backend
+
+__all__ = ["backend_class", "backend_names", "integration_class", "integrations"]
+
+BACKEND_GROUP = "tracelet.backends"
+INTEGRATION_GROUP = "tracelet.integrations"
+
+
+class _BuiltIn(NamedTuple):
+    """A backend of ours: where it is, the package it needs, and the extra that brings it."""
+
+    path: str
+    package: Optional[str] = None
+    extra: Optional[str] = None
+
+
+_BACKENDS: Mapping[str, _BuiltIn] = MappingProxyType(
+    {
+        "jsonl": _BuiltIn("tracelet.backends.jsonl:JsonlBackend"),
+        "memory": _BuiltIn("tracelet.backends.memory:MemoryBackend"),
+        "mlflow": _BuiltIn("tracelet.backends.mlflow:MlflowBackend", "mlflow", "mlflow"),
+    }
+)
+
+_INTEGRATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "tensorboard": "tracelet.capture.tensorboard:TensorBoard",
+        "tensorboardx": "tracelet.capture.tensorboardx:TensorBoardX",
+    }
+)
+
+
+def backend_names() -> Sequence[str]:
+    """Return the name of every backend that could be asked for, sorted."""
+    return sorted({*_BACKENDS, *_entry_points(BACKEND_GROUP)})
+
+
+def backend_class(name: str) -> type[Backend]:
+    """
+    Return the class of the backend called ``name``; its own package is not imported.
+
+    Raises:
+        UnknownBackendError: Nobody registered the name.
+        MissingPackageError: The package that the backend talks to is not installed, or a
+            plug-in cannot be imported.
+    """
+    built_in = _BACKENDS.get(name)
+    if built_in is not None:
+        if built_in.package is not None and not _importable(built_in.package):
+            raise MissingPackageError(
+                f"The backend {name!r} needs the package {built_in.package!r}, which is not "
+                f"installed: pip install 'tracelet[{built_in.extra}]'"
+            )
+        return _load(built_in.path)  # type: ignore[no-any-return]
+    plug_ins = _entry_points(BACKEND_GROUP)
+    if name not in plug_ins:
+        known = backend_names()
+        raise UnknownBackendError(
+            f"There is no backend {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
+        )
+    try:
+        return plug_ins[name].load()  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise MissingPackageError(
+            f"The plug-in for the backend {name!r} ({plug_ins[name].value}) cannot be imported: "
+            f"{error}"
+        ) from error
+
+
+def integrations() -> Mapping[str, str]:
+    """Return the integrations that are put on when a run starts: name → ``module:class``."""
+    return _INTEGRATIONS
+
+
+def integration_class(name: str) -> Any:
+    """
+    Return the class of a built-in integration; the library it patches is not imported.
+
+    Raises:
+        KeyError: There is none of this name.
+    """
+    return _load(_INTEGRATIONS[name])
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _importable(package: str) -> bool:
+    # A module set to None in sys.modules is Python's own way to say "not installed".
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    try:
+        return find_spec(package) is not None
+    except ValueError:
+        return False
+
+
+def _entry_points(group: str) -> Mapping[str, Any]:
+    from importlib.metadata import entry_points
+
+    found: Any = entry_points()
+    # 3.9 returns a dictionary of groups; later versions an object to select from.
+    selected = found.select(group=group) if hasattr(found, "select") else found.get(group, ())
+    return {point.name: point for point in selected}

@@ -1,0 +1,120 @@
+"""Counts that add up, and what is said about them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+import pytest
+
+from tracelet._ledger import BackendCounts, Ledger, Report
+from tracelet.records import RunStatus
+
+
+def report(recorded: int, lost: dict[str, int], **backends: BackendCounts) -> Report:
+    return Report("id", RunStatus.FINISHED, recorded, lost, backends)
+
+
+def test_the_closing_line() -> None:
+    line = str(
+        report(
+            12_480,
+            {},
+            mlflow=BackendCounts(delivered=12_480, look="mlflow ui"),
+            wandb=BackendCounts(delivered=12_112, pending=368),
+        )
+    )
+    assert line == (
+        "tracelet: 12,480 recorded · mlflow 12,480 delivered · "
+        "wandb 12,112 delivered, 368 pending → tracelet sync"
+    )
+
+
+def test_the_closing_line_of_a_healthy_run_says_where_to_look() -> None:
+    line = str(report(2, {}, mlflow=BackendCounts(delivered=2, look="mlflow ui")))
+    assert line == "tracelet: 2 recorded · mlflow 2 delivered → mlflow ui"
+
+
+def test_the_closing_line_counts_every_kind_of_end() -> None:
+    counts = BackendCounts(
+        delivered=1, pending=2, rejected=3, unsupported=4, state="config", detail="wrong password"
+    )
+    line = str(report(15, {"disk": 4, "artifact": 1}, mlflow=counts))
+    assert "15 recorded, 5 lost (artifact 1, disk 4)" in line
+    assert "1 delivered, 2 pending, 3 rejected, 4 unsupported (wrong password)" in line
+
+
+def test_nothing_recorded_is_said_as_such() -> None:
+    assert str(report(0, {}, mlflow=BackendCounts())) == (
+        "tracelet: 0 recorded · mlflow 0 delivered"
+    )
+
+
+def test_the_sum_rule() -> None:
+    right = report(
+        10, {"disk": 1}, a=BackendCounts(9), b=BackendCounts(5, 1, 1, 1, 1), c=BackendCounts(0, 9)
+    )
+    assert right.spooled == 9
+    assert right.check() == []
+    assert right.pending == 9
+    wrong = report(10, {}, a=BackendCounts(9), b=BackendCounts(10))
+    assert len(wrong.check()) == 1
+    assert wrong.check()[0].startswith("a: 9 delivered")
+
+
+def test_a_run_is_complete_when_everything_is_delivered() -> None:
+    assert report(2, {}, a=BackendCounts(2)).complete
+    assert not report(2, {}, a=BackendCounts(1, rejected=1)).complete
+    assert not report(2, {}, a=BackendCounts(1, pending=1)).complete
+    assert not report(3, {"disk": 1}, a=BackendCounts(2)).complete
+
+
+def test_losses_are_counted_by_reason() -> None:
+    ledger = Ledger()
+    ledger.lose("disk")
+    ledger.lose("disk", 2)
+    ledger.lose("artifact")
+    assert ledger.lost == {"disk": 3, "artifact": 1}
+
+
+def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger()
+    ledger.say("one")
+    ledger.say("tracelet: two")
+    ledger.warn("three", once="x")
+    ledger.warn("four", once="x")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["tracelet: one", "tracelet: two", "tracelet: three"]
+
+
+def test_a_silent_ledger_only_logs(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(silent=True)
+    with caplog.at_level(logging.INFO, "tracelet"):
+        ledger.say("one")
+        ledger.warn("two")
+    assert capsys.readouterr() == ("", "")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "one"),
+        ("WARNING", "two"),
+    ]
+
+
+def test_a_closed_or_missing_stderr_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    Ledger().say("one")
+    monkeypatch.setattr(sys, "stderr", None)
+    Ledger().say("one")
+
+
+def test_a_terminal_of_another_alphabet_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    strict = io.TextIOWrapper(buffer, encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stderr", strict)
+    Ledger().say("1 recorded · mlflow 1 delivered → mlflow ui")
+    assert buffer.getvalue() == b"tracelet: 1 recorded | mlflow 1 delivered -> mlflow ui\n"
