@@ -1,0 +1,444 @@
+"""
+A run's folder: where everything about one run lies until it is delivered.
+
+The layout is part of the format (``docs/spool-format.md``). Folders are made for their owner
+alone (0700), files are created exclusively, and nothing that another user could have planted is
+ever adopted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import secrets
+import shutil
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any, Mapping, Optional, Sequence
+
+from tracelet.errors import SpoolError
+from tracelet.records import RunInfo, RunStatus
+from tracelet.spool.locks import ProcessLock
+
+__all__ = [
+    "RunDir",
+    "default_root",
+    "find_runs",
+    "known_roots",
+    "new_run_id",
+    "remember_root",
+]
+
+FORMAT = 1
+_INFO = "run.json"
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+#: So many folders are remembered before those that are gone are forgotten.
+ROOTS_KEPT = 200
+
+
+def new_run_id(now: Optional[float] = None) -> str:
+    """Return a folder name that sorts by time and never repeats: ``20261123-054312-123-7f3a…``."""
+    now = time.time() if now is None else now
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    return f"{stamp}-{int(now % 1 * 1000):03d}-{secrets.token_hex(4)}"
+
+
+def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """
+    Put ``data`` in place of the file at once: a reader sees the old bytes or the new ones.
+
+    Args:
+        path: The file.
+        data: All of its content.
+        sync: Also make it survive the machine, not only the process.
+    """
+    # Exclusive and unguessable, so that two writers never share one temporary file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in a folder survive the machine, where a folder can be forced to disk."""
+    if sys.platform == "win32":  # pragma: no cover
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}:
+            raise
+    finally:
+        os.close(fd)
+
+
+class RunDir:
+    """One run on disk."""
+
+    def __init__(self, path: Path, info: RunInfo) -> None:
+        self.path = path
+        self.info = info
+        self.segments = path / "seg"
+        self.blobs = path / "blobs"
+        self.cursors = path / "cursors"
+        self.rejects = path / "rejects"
+        self._owner = ProcessLock(path / "owner.lock")
+        self.shipping = ProcessLock(path / "ship.lock")
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, root: Path, info: RunInfo) -> RunDir:
+        """
+        Make the folder of a new run below ``root``.
+
+        Raises:
+            SpoolError: The folder cannot be made.
+        """
+        path = root / info.run_id
+        made = False
+        try:
+            make_root(root)
+            path.mkdir(mode=0o700)
+            made = True
+            run = cls(path, info)
+            for folder in run.folders:
+                folder.mkdir(mode=0o700)
+            content = {"format": FORMAT, **dataclasses.asdict(info)}
+            text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+            # Without it nobody would know what the rest is: the one thing forced to disk here.
+            write_private(path / _INFO, text.encode("utf-8", "surrogatepass"), sync=True)
+        except OSError as error:
+            if made:
+                shutil.rmtree(path, ignore_errors=True)
+            raise SpoolError(
+                f"Cannot write to the spool folder {root}: {error.strerror or error}. "
+                "Give a writable one with spool_dir (or TRACELET_SPOOL_DIR)."
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """
+        Open the folder of an existing run.
+
+        Raises:
+            ValueError: It is not a run's folder, it is of a newer format, or it is not ours alone.
+            OSError: It cannot be read.
+        """
+        path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
+        _refuse_foreign(path, path / _INFO)
+        run = cls(path, _info(path / _INFO))
+        for folder in run.folders:
+            # Not there: the run was delivered, and only what was refused is left of it.
+            with contextlib.suppress(OSError):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        _refuse_foreign(*(folder for folder in run.folders if os.path.lexists(folder)))
+        return run
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that every run has."""
+        return (self.segments, self.blobs, self.cursors, self.rejects)
+
+    def workdir(self, backend: str) -> Path:
+        """Return the folder where a backend keeps what it derives; made on first use."""
+        path = self.path / "work"
+        for each in (path, path / backend):  # parents that mkdir makes itself are open to all
+            each.mkdir(mode=0o700, exist_ok=True)
+        return path / backend
+
+    # -- who is alive ---------------------------------------------------------------------
+
+    def own(self, patience_s: float = 1.0) -> bool:
+        """
+        Become the owner: the one process whose life is the run's life.
+
+        Args:
+            patience_s: How long to try; whoever looks whether the owner lives holds the lock for
+                an instant.
+        """
+        note = json.dumps({"pid": os.getpid(), "host": self.info.host, "since": time.time()})
+        deadline = time.monotonic() + patience_s
+        while not self._owner.acquire(note.encode()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def release(self) -> None:
+        """Stop being the owner."""
+        self._owner.release()
+
+    @property
+    def owned(self) -> bool:
+        """True in the owning process itself."""
+        return self._owner.held
+
+    def owner_alive(self) -> bool:
+        """Return True while some process owns the run."""
+        return self.owned or self._owner.taken_elsewhere()
+
+    def beat(self) -> None:
+        """Give a sign of life where the file system has no locks; nothing elsewhere."""
+        self._owner.beat()
+
+    def unfinished(self) -> bool:
+        """
+        Return True when the training may be taken up again: its owner is gone, and did not say
+        that it had finished.
+        """
+        from tracelet.spool.reader import last_word  # which stands on this module
+
+        if self.owner_alive():
+            return False
+        end = last_word(self)
+        return end is None or end.status is not RunStatus.FINISHED
+
+    # -- segments -------------------------------------------------------------------------
+
+    def segment_path(self, writer: str, number: int) -> Path:
+        """Return where a writer's segment is, whether it exists or not."""
+        return self.segments / f"{writer}-{number:06d}"
+
+    def segment_numbers(self) -> dict[str, list[int]]:
+        """Return for each writer, owners' sessions first, the segments that are there."""
+        found: dict[str, set[int]] = {}
+        try:
+            names = [path.name for path in self.segments.iterdir()]
+        except FileNotFoundError:
+            return {}
+        for name in names:
+            if name.startswith("."):
+                continue  # being made; it has its name once it has its header
+            writer, dash, number = name[: -3 if name.endswith(".gz") else None].rpartition("-")
+            if dash and number.isdecimal() and len(number) < 18:
+                found.setdefault(writer, set()).add(int(number))
+        return {writer: sorted(found[writer]) for writer in sorted(found, key=writer_order)}
+
+    def new_writer(self, *, main: bool) -> str:
+        """
+        Return a name for the segments of one process; no two processes ever have the same.
+
+        Args:
+            main: It is the owner's: these are ordered by the session's number.
+        """
+        if not main:
+            return f"c{os.getpid()}_{secrets.token_hex(4)}"
+        sessions = [
+            writer[1:].partition("_")[0] for writer in self.segment_numbers() if is_main(writer)
+        ]
+        last = max((int(number) for number in sessions if number.isdecimal()), default=0)
+        return f"m{last + 1:04d}_{secrets.token_hex(4)}"
+
+    def remove(self) -> None:
+        """Delete the folder and everything in it."""
+        # The name goes first: a folder that vanishes half-way must not look like a run.
+        (self.path / _INFO).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def is_main(writer: str) -> bool:
+    """Return True for the segments of a run's owner, False for those of its children."""
+    return writer.startswith("m")
+
+
+def writer_order(writer: str) -> tuple[bool, str]:
+    """Sort key: owners in the order of their sessions, then children."""
+    return (not is_main(writer), writer)
+
+
+# -- roots --------------------------------------------------------------------------------
+
+
+def make_root(root: Path) -> None:
+    """Make the folder that holds runs; git is told to leave it alone."""
+    if not root.is_dir():
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (root / ".gitignore").write_text("*\n")
+
+
+def state_home(environ: Mapping[str, str]) -> Path:
+    """Return the folder for this user's state (``XDG_STATE_HOME`` or its default)."""
+    home = environ.get("XDG_STATE_HOME", "")
+    if Path(home).is_absolute():  # a relative one is to be passed over (XDG Base Directory)
+        return Path(home) / "tracelet"
+    try:
+        return Path.home() / ".local" / "state" / "tracelet"
+    except RuntimeError:
+        # A user without a home (a container with a number for a user). It cannot be written to.
+        return Path(os.sep) / ".local" / "state" / "tracelet"
+
+
+def writable(root: Path) -> Optional[OSError]:
+    """Return None when runs can be written below ``root``, else what is in the way."""
+    try:
+        make_root(root)
+        probe = root / f".probe-{secrets.token_hex(4)}"
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        probe.unlink()
+    except OSError as error:
+        return error
+    return None
+
+
+def default_root(cwd: Path, environ: Mapping[str, str]) -> Optional[Path]:
+    """
+    Return where runs go when the user named no folder: ``./.tracelet``, or the user's state
+    folder where that cannot be written or lies on a network mount. None: neither can be written.
+    """
+    local = cwd / ".tracelet"
+    if not on_network(cwd) and writable(local) is None:
+        return local
+    fallback = state_home(environ) / "runs"
+    return fallback if writable(fallback) is None else None
+
+
+_NETWORK_TYPES = (
+    *("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.ssh"),
+    *("fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone", "fuse.s3fs"),
+)
+
+
+def on_network(path: Path) -> bool:
+    """Return True when ``path`` is known to lie on a network file system (Linux only)."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    best, kind = "", ""
+    real = os.path.realpath(path)
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind.startswith(_NETWORK_TYPES)
+
+
+def remember_root(root: Path, environ: Mapping[str, str] = os.environ) -> None:
+    """Add ``root`` to this user's index, so that left-over runs are found from anywhere."""
+    index = state_home(environ) / "roots"
+    line = os.path.abspath(root)  # noqa: PTH100 - a link stays one
+    known = _lines(index)
+    if line in known or "\n" in line:
+        return
+    # An index is a comfort; a run must not fail for it.
+    with contextlib.suppress(OSError):
+        index.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if len(known) >= ROOTS_KEPT:
+            # Folders come and go; once in a while those that went are forgotten.
+            kept = [each for each in dict.fromkeys(known) if Path(each).is_dir()]
+            text = "".join(f"{each}\n" for each in [*kept, line])
+            write_private(index, text.encode("utf-8", "surrogateescape"))
+            return
+        fd = os.open(index, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NOFOLLOW, 0o600)
+        with open(fd, "ab", buffering=0) as file:
+            file.write(f"{line}\n".encode("utf-8", "surrogateescape"))
+
+
+def known_roots(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return every folder this user has spooled to and that still exists."""
+    index = state_home(environ) / "roots"
+    return [Path(line) for line in dict.fromkeys(_lines(index)) if Path(line).is_dir()]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    return [line for line in text.split("\n") if line and "\0" not in line]
+
+
+def find_runs(root: Path) -> list[RunDir]:
+    """Return the runs below ``root`` that can be opened, oldest first."""
+    runs = []
+    for path in _children(root):
+        try:
+            runs.append(RunDir.open(path))
+        except (OSError, ValueError, TypeError):
+            continue
+    return runs
+
+
+def _children(root: Path) -> Sequence[Path]:
+    try:
+        return sorted(path.parent for path in root.glob(f"*/{_INFO}"))
+    except OSError:
+        return ()
+
+
+def _info(path: Path) -> RunInfo:
+    """Read ``run.json``. Raises ValueError when it does not describe a run that we know."""
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be read") from error
+    if not isinstance(content, dict) or not isinstance(content.get("run_id"), str):
+        raise ValueError(f"{path} does not describe a run")
+    version = content.get("format")
+    if not isinstance(version, int):
+        raise ValueError(f"{path} does not say which format it has")
+    if version > FORMAT:
+        raise ValueError(
+            f"{path.parent} was written by a newer tracelet (format {version}); "
+            "update tracelet to deliver it"
+        )
+    known = {field.name for field in dataclasses.fields(RunInfo)}
+    try:
+        info = RunInfo(**{key: value for key, value in content.items() if key in known})
+    except TypeError as error:
+        raise ValueError(f"{path} is not complete: {error}") from error
+    backends = info.backends
+    if not isinstance(backends, list) or not all(map(_is_plain_name, backends)):
+        raise ValueError(f"{path} names backends that cannot be")
+    return info
+
+
+def _is_plain_name(name: object) -> bool:
+    """A backend's name becomes a file's: it must not lead anywhere."""
+    return isinstance(name, str) and bool(name) and Path(name).name == name
+
+
+def _refuse_foreign(*paths: Path) -> None:
+    """A planted folder must not make us send somebody's files: take only what is ours alone."""
+    if not hasattr(os, "getuid"):  # pragma: no cover - Windows keeps this in its access lists
+        return
+    for each in paths:
+        found = os.lstat(each)
+        if stat.S_ISLNK(found.st_mode):
+            raise ValueError(f"{each} is a link, not a part of a run of tracelet's")
+        if found.st_uid != os.getuid():
+            raise ValueError(f"{each} belongs to another user")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError(f"{each} can be changed by other users; remove that right first")
+
+
+def load_json(path: Path) -> Optional[dict[str, Any]]:
+    """Return the object in a file, or None when there is no readable one."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,849 @@
+"""
+The hot end of the spool: one captured call, one frame, one ``write(2)``.
+
+What is in the file when a call returns survives the death of this process. Nothing here waits for
+anything but the disk: no fsync (the shipper's host does that), no other process. When the disk
+refuses, records wait in bounded memory until it takes them again; there is no error that sticks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import operator
+import os
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Union
+from zlib import crc32
+
+from tracelet.errors import SpoolError
+from tracelet.naming import artifact_path
+from tracelet.records import Artifact, Record, RunEnd
+from tracelet.spool import blobs, codec, frame
+from tracelet.spool.files import Files
+from tracelet.spool.rundir import RunDir
+from tracelet.spool.segment import SCALAR_SIZE, Key, Segment, open_segment
+
+__all__ = ["SpoolWriter"]
+
+#: A segment is closed at this size, or at this age when it holds anything.
+SEGMENT_BYTES = 16 * 1024 * 1024
+SEGMENT_AGE_S = 600.0
+#: An event or record larger than this goes into a blob of its own.
+INLINE_BYTES = 256 * 1024
+#: Records that wait for the disk take at most so much memory. When it is full, what is not small
+#: goes first.
+WAITING_BYTES = 32 * 1024 * 1024
+SMALL_BYTES = 4 * 1024
+#: What a waiting record takes besides its payload, about.
+_ENTRY_BYTES = 200
+#: While the disk refuses it is asked again no more often than this.
+RETRY_S = 0.2
+#: What has waited is written for so long at once; then the program goes on.
+DRAIN_S = 0.01
+#: How often the writer looks around: at the clock, at its file, at who it is.
+LOOK_S = 1.0
+#: The wall clock is followed when it has been off by more than a jump for longer than a while.
+CLOCK_JUMP_S = 2.0
+CLOCK_PATIENCE_S = 60.0
+
+# What stands behind magic, length and checksum of a scalar frame; type, flags and the reserved
+# bytes are one number. See ``frame``.
+_pack_int = struct.Struct("<QIQdqd").pack_into
+_pack_fraction = struct.Struct("<QIQddd").pack_into
+_SCALAR = frame.SCALAR
+_NO_STEP = frame.NO_STEP << 8
+_FRACTION = frame.FRACTION << 8
+_GIVEN_TIME = frame.GIVEN_TIME << 8
+# The payload of a scalar, but for the hash of its key, which depends on the segment.
+_INT = struct.Struct("<dqd")
+_FLOAT = struct.Struct("<ddd")
+_NAME = struct.Struct("<Q")
+_EDGE = 2**63
+Number = Union[int, float]
+_monotonic = time.monotonic
+
+
+class _Entry(NamedTuple):
+    """A record on its way: it has no number yet, and its key no hash."""
+
+    kind: int
+    flags: int
+    payload: bytes
+    key: Optional[Key] = None
+
+
+def _point(key: Key, value: Any, step: Any, when: Any, flags: int = 0) -> _Entry:
+    """
+    Return the entry of a point, whatever kinds of numbers it is made of.
+
+    Raises:
+        TypeError: One of them is none.
+    """
+    _check(key)
+    try:
+        if step is None:
+            return _Entry(_SCALAR, flags | frame.NO_STEP, _INT.pack(value, 0, when), key)
+        if not isinstance(step, float):
+            step = operator.index(step) if hasattr(step, "__index__") else _fraction(step)
+        if isinstance(step, int) and not -_EDGE <= step < _EDGE:
+            # Nearly the number that was meant; a backend says by name if it is too large for it.
+            step = _fraction(step)
+        if isinstance(step, int):
+            return _Entry(_SCALAR, flags, _INT.pack(value, step, when), key)
+        return _Entry(_SCALAR, flags | frame.FRACTION, _FLOAT.pack(value, step, when), key)
+    except (struct.error, OverflowError, ValueError) as error:
+        raise TypeError(f"not a point: {value!r:.60}, {step!r:.60}, {when!r:.60}") from error
+
+
+def _fraction(step: Any) -> float:
+    if isinstance(step, (str, bytes)):
+        raise TypeError(f"a step is a number, not {step!r:.60}")
+    try:
+        return float(step)
+    except OverflowError:
+        return sys.float_info.max if step > 0 else -sys.float_info.max
+
+
+class SpoolWriter:
+    """
+    Appends one process's records to a run.
+
+    It is the ``Sink`` that the taps write to. Safe for any number of threads, for signal handlers
+    and finalizers that log while a log call is under way, and for forked children: a child writes
+    segments of its own, opened at its first record.
+
+    Args:
+        run: The run.
+        main: This process owns the run; it is not one of the owner's children.
+        snapshot: Artifacts are copied when they are recorded, if there is room.
+        files: The system calls.
+        segment_bytes: A segment is closed at this size.
+
+    Raises:
+        SpoolError: The owner cannot have a segment. (A child may have one later.)
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_acquire",
+        "_anchor",
+        "_beside",
+        "_busy",
+        "_clock_off_since",
+        "_closed",
+        "_due",
+        "_files",
+        "_main",
+        "_number",
+        "_open",
+        "_pid",
+        "_queued",
+        "_release",
+        "_retry_at",
+        "_segment",
+        "_segment_bytes",
+        "_seq",
+        "_snapshot",
+        "_stumbles",
+        "_told",
+        "_waiting",
+        "_waiting_bytes",
+        "_watch_due",
+        "_write",
+        "lost",
+        "name",
+        "run",
+        "waiting",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        main: bool = True,
+        snapshot: bool = True,
+        files: Optional[Files] = None,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self.run = run
+        self._files = files or Files()
+        self._write = self._files.write
+        self._snapshot = snapshot
+        self._segment_bytes = segment_bytes
+        #: Which stream was the first to put files into a place.
+        self._beside: dict[tuple[str, ...], str] = {}
+        #: Asked once a second while records come, in the owner only: is the shipper there?
+        self.watch: Optional[Callable[[], object]] = None
+        self._watch_due = False
+        self._anchor = time.time() - _monotonic()
+        self._due = 0.0
+        self._clock_off_since: Optional[float] = None
+        self._closed = False
+        self._become(main=main)
+        if main:
+            try:
+                self._open_segment()
+            except OSError as error:
+                raise SpoolError(
+                    f"Cannot write to the spool folder {run.path.parent}: "
+                    f"{error.strerror or error}. "
+                    "Give another one with spool_dir (or TRACELET_SPOOL_DIR)."
+                ) from error
+            self._settle()
+        with _forking:
+            _writers.add(self)
+
+    def _become(self, *, main: bool) -> None:
+        """Start as a new writer of the run: the owner's at first, a child's after a fork."""
+        lock = threading.RLock()
+        self._acquire: Callable[[], object] = lock.acquire
+        self._release: Callable[[], object] = lock.release
+        #: True while a thread is at it; seen by itself, it tells a call from within a call.
+        self._busy = False
+        self._pid = os.getpid()
+        self._main = main
+        self.name = self.run.new_writer(main=main)
+        self._segment: Optional[Segment] = None
+        #: The segment, where a scalar of a known key may go straight into it; else ``_NOWHERE``.
+        self._open = _NOWHERE
+        self._number = 0
+        #: The number of the next record, while there is no segment that knows it.
+        self._seq = 0
+        #: What was asked for from within a call.
+        self._queued: deque[Callable[[], None]] = deque()
+        #: What the disk has not taken, in order; how many records that is, and how much memory.
+        self._waiting: deque[_Entry] = deque()
+        self.waiting = 0
+        self._waiting_bytes = 0
+        self._retry_at = 0.0
+        self._stumbles = 0
+        #: Records that could not be kept, by reason; and what the spool says of it.
+        self.lost: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+
+    # -- counts ---------------------------------------------------------------------------
+
+    @property
+    def spooled(self) -> int:
+        """Records on disk, or waiting in memory for the disk to take them."""
+        segment = self._segment
+        return (self._seq if segment is None else segment.seq) + self.waiting
+
+    @property
+    def recorded(self) -> int:
+        """Every record that this process was given."""
+        return self.spooled + sum(self.lost.values())
+
+    def _lose(self, reason: str, count: int = 1) -> None:
+        self.lost[reason] = self.lost.get(reason, 0) + count
+
+    # -- what the taps call ---------------------------------------------------------------
+
+    def scalar(  # noqa: PLR0912 - one function on purpose: every call of another one costs
+        self,
+        stream: str,
+        tag: str,
+        value: float,
+        step: Optional[Number],
+        time: Optional[float],
+    ) -> None:
+        """
+        Record one point; see ``Sink.scalar``.
+
+        Raises:
+            TypeError: Value, step or time is no number, stream or tag no text. Nothing is recorded.
+        """
+        try:
+            # Within ``try``, because a signal handler may raise as soon as the lock is ours. (A
+            # ``with`` looks its two methods up, at 0.1 us of 2.)
+            self._acquire()
+            if self._busy:
+                when = self.now() if time is None else time
+                entry = _point((stream, tag), value, step, when)
+                self._queued.append(partial(self._put, entry))
+                return
+            try:
+                self._busy = True
+                now = _monotonic()
+                if now > self._due:
+                    self._look(now)
+                if time is None:
+                    time, kind = self._anchor + now, _SCALAR
+                else:
+                    kind = _SCALAR | _GIVEN_TIME
+                segment = self._open
+                try:
+                    name = segment.names[stream].get(tag)
+                except KeyError:
+                    name = None
+                if name is not None:
+                    buffer, seq = segment.buffer, segment.seq
+                    try:
+                        if step is None:
+                            _pack_int(buffer, 12, seq, kind | _NO_STEP, name, value, 0, time)
+                        elif type(step) is float:
+                            _pack_fraction(
+                                buffer, 12, seq, kind | _FRACTION, name, value, step, time
+                            )
+                        else:
+                            _pack_int(buffer, 12, seq, kind, name, value, step, time)
+                    except (struct.error, OverflowError):
+                        name = None  # other kinds of numbers
+                if name is None:
+                    # Or no definition yet, or the disk refuses, or the run has ended.
+                    self._put(_point((stream, tag), value, step, time, kind >> 8))
+                else:
+                    segment.checksum[0] = crc32(segment.body, segment.front)
+                    # Counted first: once it is written, a signal handler may raise at any time.
+                    segment.seq = seq + 1
+                    try:
+                        written = self._write(segment.fd, buffer)
+                    except OSError:
+                        written = 0
+                    if written != SCALAR_SIZE:
+                        if not self._complete(segment, bytes(buffer), written, seq):
+                            self._put(_point((stream, tag), value, step, time, kind >> 8))
+                    elif seq >= segment.until:
+                        self._rotate()
+                self._busy = False
+            except BaseException:
+                self._busy = False
+                raise
+        finally:
+            try:  # noqa: SIM105 - which costs more than the rest of this line
+                self._release()
+            except RuntimeError:
+                pass  # not ours: interrupted before it was, or this is a child by now
+        if self._queued:
+            self._replay()
+
+    def event(self, stream: str, data: bytes, hint: Optional[Mapping[str, Any]]) -> None:
+        """Record a serialized event; see ``Sink.event``."""
+        payload = codec.encode_event(self.now(), codec.encode_hint(hint), data)
+        self._add(self._entry(frame.EVENT, payload, (stream, None)))
+
+    def file(self, stream: str, local_path: str, path: str) -> None:
+        """
+        Record a file or folder that lies beside the events; see ``Sink.file``.
+
+        Its bytes are always copied: the library may write over them, or they lie in a temporary
+        folder. A second stream's files are put beside those of the first, never over them.
+        """
+        place = path.split("/", 2)[:2]
+        if self._beside.setdefault(tuple(place), stream) != stream:
+            place[-1] += f"~{codec.key_hash(stream, None) & 0xFFFF:04x}"
+            path = "/".join((*place, *path.split("/", 2)[2:]))
+        self.artifact(local_path, path, whole=True, snapshot=True)
+
+    def record(self, record: Record) -> None:
+        """Record anything that an explicit call logs; a ``RunEnd`` is the owner's last word."""
+        payload = codec.encode_record(record)
+        if isinstance(record, RunEnd):
+            self._add(_Entry(frame.END, 0, payload))
+        else:
+            self._add(self._entry(frame.RECORD, payload))
+
+    def artifact(
+        self,
+        local_path: Union[str, Path],
+        path: str = "",
+        *,
+        whole: bool = False,
+        snapshot: Optional[bool] = None,
+    ) -> int:
+        """
+        Record a file, or every file of a folder, with its bytes as they are now.
+
+        Args:
+            local_path: What the user named.
+            path: Where it goes: a folder for a file; for a folder what its own name is put under.
+            whole: ``path`` already is the name: nothing is put under it but a folder's content.
+            snapshot: Keep a copy, or a reference only; as the run was told when None.
+
+        Returns:
+            How many files were recorded.
+
+        Raises:
+            OSError: It is not there or cannot be read. Of a folder, all other files are recorded.
+            ValueError: ``path``, or the name of a file, is not a path that an artifact may have.
+        """
+        source = Path(os.path.abspath(local_path))  # noqa: PTH100 - a link stays one
+        base = artifact_path(path) if path else ""
+        name = base if whole else "/".join(part for part in (base, source.name) if part)
+        copied = self._snapshot if snapshot is None else snapshot
+        if not source.is_dir():
+            self._snapshot_of(source, artifact_path(name), copied)
+            return 1
+        count, problem = 0, None
+        for file, below in blobs.files_below(source):
+            try:
+                self._snapshot_of(file, artifact_path(f"{name}/{below}" if name else below), copied)
+                count += 1
+            except (OSError, ValueError) as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+        return count
+
+    def _snapshot_of(self, file: Path, path: str, snapshot: bool) -> None:
+        kept = blobs.take(file, self.run.blobs, snapshot=snapshot)
+        # A blob is named relative to the run, so that the folder may move.
+        source = f"blobs/{kept.path.name}" if kept.identity is None else str(kept.path)
+        self.record(Artifact(path, source, kept.size, self.now(), kept.identity))
+
+    def now(self) -> float:
+        """Return the time that a record gets: the wall clock without its jumps."""
+        return self._anchor + _monotonic()
+
+    def close(self, patience_s: float = 0.0) -> None:
+        """
+        Seal the segment. Records that still wait for the disk are tried for ``patience_s``, then
+        counted as lost; so is what is logged later.
+        """
+        if self._pid != os.getpid():
+            return
+        deadline = _monotonic() + patience_s
+        while not self._closed:
+            if not self._exclusively(partial(self._end, deadline)):
+                # In a signal handler, within a log call, which has to come to its end first.
+                self._queued.append(partial(self._end, deadline=0.0))
+                return
+            if not self._closed:
+                time.sleep(0.02)
+
+    # -- from a call to the disk ----------------------------------------------------------
+
+    def _entry(self, kind: int, payload: bytes, key: Optional[Key] = None) -> _Entry:
+        """Return an entry, its payload in a blob where it is large."""
+        if key is not None:
+            _check(key)
+        if len(payload) > INLINE_BYTES:
+            elsewhere = self._to_blob(payload)
+            if elsewhere is not None:
+                return _Entry(kind, frame.IN_BLOB, elsewhere, key)
+        return _Entry(kind, 0, payload, key)
+
+    def _to_blob(self, data: bytes) -> Optional[bytes]:
+        """Write bytes beside the segment; return what says where they are, None if that failed."""
+        path = blobs.new_blob(self.run.blobs)
+        try:
+            fd = self._files.create(path)
+            try:
+                view = memoryview(data)
+                while view:
+                    written = self._files.write(fd, view)
+                    if not written:
+                        raise OSError("nothing was written")
+                    view = view[written:]
+            finally:
+                self._files.close(fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        return json.dumps({"blob": path.name, "size": len(data), "crc": crc32(data)}).encode()
+
+    def _add(self, entry: _Entry) -> None:
+        if not self._exclusively(partial(self._put, entry)):
+            # We are in a signal handler or finalizer, within a log call of this very thread. That
+            # call writes it when it is done.
+            self._queued.append(partial(self._put, entry))
+        elif self._queued:
+            self._replay()
+
+    def _replay(self) -> None:
+        """Do what was asked for from within the call that has just ended."""
+        while self._queued and self._exclusively(self._work_off):
+            if self._watch_due and self.watch is not None:
+                # Not under the lock, and not instead of the record: it may start a process.
+                self._watch_due = False
+                with contextlib.suppress(OSError, RuntimeError, ValueError):
+                    self.watch()
+
+    def _work_off(self) -> None:
+        while self._queued:
+            self._queued.popleft()()
+
+    def _exclusively(self, work: Callable[[], None]) -> bool:
+        """Run ``work`` as the only one; False when this thread is at it already."""
+        try:
+            self._acquire()
+            if self._busy:
+                return False
+            try:
+                self._busy = True
+                now = _monotonic()
+                if now > self._due:
+                    self._look(now)
+                work()
+                self._busy = False
+            except BaseException:
+                self._busy = False
+                raise
+        finally:
+            with contextlib.suppress(RuntimeError):  # as in ``scalar``
+                self._release()
+        return True
+
+    def _put(self, entry: _Entry) -> None:
+        """Write an entry, or have it wait, or count it as lost. Never raises."""
+        writer = self.name
+        if self._closed:
+            if frame.is_data(entry.kind):
+                self._lose("stopped")
+        elif len(entry.payload) > frame.MAX_PAYLOAD - _NAME.size:
+            self._lose("disk")  # there is no other place for it than the blob that could not be
+        elif self._drain() and self._write_entry(entry):
+            pass
+        elif self.name == writer:  # else this is a child, forked within, and it is the parent's
+            self._wait(entry)
+        self._settle()
+
+    def _write_entry(self, entry: _Entry) -> bool:
+        """Write the frame of an entry; False when the disk refuses."""
+        had = self._segment is not None
+        done = self._try_entry(entry)
+        if not done and had and self._segment is None:
+            # Only the file was gone.
+            done = self._try_entry(entry)
+        return done
+
+    def _try_entry(self, entry: _Entry) -> bool:
+        try:
+            segment = self._segment or self._open_segment()
+        except OSError:
+            return False
+        before, payload, name = b"", entry.payload, 0
+        if entry.key is not None:
+            before, name = segment.define(entry.key)
+            payload = _NAME.pack(name) + payload
+        seq = segment.seq
+        data = frame.encode(entry.kind, entry.flags, seq, payload, segment.salt)
+        if frame.is_data(entry.kind):
+            segment.seq = seq + 1  # as in ``scalar``
+            data = before + data
+        else:
+            data *= 2
+        if not self._complete(segment, data, 0, seq):
+            return False
+        if entry.key is not None:
+            segment.learn(entry.key, name)
+        segment.until -= len(data) // SCALAR_SIZE
+        if segment.seq >= segment.until:
+            self._rotate()
+        return True
+
+    def _complete(self, segment: Segment, data: bytes, written: int, seq: int) -> bool:
+        """
+        Bring all of a frame to disk, or nothing.
+
+        Args:
+            segment: Where.
+            data: The frame.
+            written: How much of it is there already.
+            seq: The segment's next number, if nothing comes of it.
+        """
+        stumbles = 0
+        while written < len(data) and stumbles < 2:
+            try:
+                more = self._write(segment.fd, data[written:] if written else data)
+            except OSError:
+                more = 0
+            stumbles = 0 if more else stumbles + 1
+            written += more
+        if written == len(data):
+            self._stumbles = 0
+            return True
+        segment.seq = seq
+        self._stumbles += 1
+        try:
+            size = segment.size(self._files)
+        except OSError:
+            # Somebody closed every descriptor (a daemon does), or deleted the folder. The number
+            # may be that of a file of theirs by now: not ours to close.
+            self._abandon(segment)
+            return False
+        if written:
+            # Where even that fails the reader steps over the torn bytes.
+            with contextlib.suppress(OSError):
+                self._files.ftruncate(segment.fd, size - written)
+        return False
+
+    # -- when the disk refuses ------------------------------------------------------------
+
+    def _wait(self, entry: _Entry) -> None:
+        """Keep an entry in memory until the disk takes it."""
+        if not self._waiting:
+            self._retry_at = _monotonic() + RETRY_S
+        size, record = _size(entry), frame.is_data(entry.kind)
+        if record and self._waiting_bytes + size > WAITING_BYTES:
+            if size <= SMALL_BYTES:
+                self._thin()
+            if self._waiting_bytes + size > WAITING_BYTES:
+                self._lose("disk")
+                return
+        self._waiting.append(entry)
+        self._waiting_bytes += size
+        self.waiting += record
+
+    def _thin(self) -> None:
+        """Give up the oldest of what is large, until a quarter of the memory is free."""
+        kept: deque[_Entry] = deque()
+        for entry in self._waiting:
+            size = _size(entry)
+            if size <= SMALL_BYTES or self._waiting_bytes <= WAITING_BYTES * 3 // 4:
+                kept.append(entry)
+            else:
+                self._waiting_bytes -= size
+                self.waiting -= 1
+                self._lose("disk")
+        self._waiting = kept
+
+    def _drain(self, *, force: bool = False) -> bool:
+        """Write what waits, in order; True when nothing waits any more."""
+        waiting, started = self._waiting, _monotonic()
+        if not waiting:
+            return True
+        if started < self._retry_at and not force:
+            return False
+        fresh = False
+        # (In a child that was forked from within this, what waits is the parent's.)
+        while waiting and waiting is self._waiting:
+            if self._take_first(waiting):
+                if _monotonic() - started > DRAIN_S and not force:
+                    break
+                continue
+            # Perhaps it is only this file that cannot be written to.
+            fresh = not fresh and self._stumbles > 1 and self._rotate()
+            if not fresh:
+                self._retry_at = _monotonic() + RETRY_S
+                return False
+        if waiting or waiting is not self._waiting:
+            return False
+        self._tell()
+        return True
+
+    def _take_first(self, waiting: deque[_Entry]) -> bool:
+        """Write the first entry that waits; False when the disk refuses."""
+        entry, before = waiting.popleft(), self._counted
+        written = False
+        try:
+            written = self._write_entry(entry)
+        finally:
+            # If a signal handler raised, the number tells whether it was written.
+            if not written and self._counted == before:
+                waiting.appendleft(entry)
+            else:
+                self._waiting_bytes -= _size(entry)
+                self.waiting -= frame.is_data(entry.kind)
+        return written
+
+    @property
+    def _counted(self) -> int:
+        """The number of the next record."""
+        return self._seq if self._segment is None else self._segment.seq
+
+    def _tell(self) -> None:
+        """Write down what was lost, so that it is known even if this process is killed."""
+        if self.lost != self._told and not self._waiting and self._segment is not None:
+            told = dict(self.lost)
+            if self._write_entry(_Entry(frame.LOST, 0, json.dumps(told).encode())):
+                self._told = told
+
+    # -- segments -------------------------------------------------------------------------
+
+    def _open_segment(self, before: Callable[[], None] = lambda: None) -> Segment:
+        """Open the next segment. Raises OSError; then everything is as it was."""
+        name, number = self.name, self._number + 1
+
+        def install(segment: Segment) -> None:
+            if self.name != name:
+                raise OSError("forked meanwhile: this segment is the parent's")
+            self._segment, self._number = segment, number
+
+        open_segment(
+            self._files,
+            self.run,
+            name,
+            number,
+            first=self._counted,
+            main=self._main,
+            room=self._segment_bytes,
+            before=before,
+            install=install,
+        )
+        assert self._segment is not None
+        return self._segment
+
+    def _rotate(self) -> bool:
+        """Go on in a new segment; if there cannot be one just now, the old one goes on growing."""
+        old = self._segment
+        if old is None:
+            return False
+        self._open = _NOWHERE
+        try:
+            # Sealed before the next one can be seen: whoever sees that reads this one to its end.
+            self._open_segment(partial(self._put_footer, old))
+        except OSError:
+            old.until = old.seq + self._segment_bytes // SCALAR_SIZE // 8 + 1
+            old.since = _monotonic()
+            self._settle()
+            return False
+        with contextlib.suppress(OSError):
+            self._files.close(old.fd)
+        self._settle()
+        return True
+
+    def _put_footer(self, segment: Segment) -> None:
+        # One that is missing is a normal end: the next segment's header says the same.
+        with contextlib.suppress(OSError):
+            self._write(segment.fd, segment.footer())
+
+    def _abandon(self, segment: Segment) -> None:
+        if self._segment is segment:
+            self._seq, self._segment = segment.seq, None
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let scalars go straight into the segment, or not."""
+        direct = self._segment is not None and not self._waiting and not self._closed
+        self._open = self._segment if direct and self._segment is not None else _NOWHERE
+
+    def _end(self, deadline: float) -> None:
+        """Close, if all is written or the time is up."""
+        if self._closed:
+            return
+        self._work_off()
+        if not self._drain(force=True) and _monotonic() < deadline:
+            return
+        self._closed = True
+        if self.waiting:
+            self._lose("disk", self.waiting)
+        self._waiting.clear()
+        self.waiting = self._waiting_bytes = 0
+        self._tell()
+        segment = self._segment
+        if segment is not None:
+            self._put_footer(segment)
+            self._abandon(segment)
+            with contextlib.suppress(OSError):
+                self._files.close(segment.fd)
+        self._settle()
+
+    # -- once a second --------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Notice a fork that nobody told us of, follow a clock that stays away, mind the file."""
+        self._due = now + LOOK_S
+        if self._pid != os.getpid():
+            # Forked by code that runs no Python hooks. (Asking at every call would cost a tenth.)
+            self._busy = False
+            self._after_fork()
+            self._busy = True
+            return
+        wall = time.time()
+        if abs(wall - (self._anchor + now)) <= CLOCK_JUMP_S:
+            self._clock_off_since = None
+        elif self._clock_off_since is None:
+            self._clock_off_since = now
+        elif now - self._clock_off_since > CLOCK_PATIENCE_S:
+            self._anchor, self._clock_off_since = wall - now, None
+        if self._main:
+            self.run.beat()
+            if self.watch is not None:
+                self._watch_due = True
+                self._queued.append(_nothing)  # so that the call does not end without it
+        segment = self._segment
+        if segment is not None:
+            try:
+                segment.size(self._files)
+            except OSError:
+                self._abandon(segment)  # as in ``_complete``
+            else:
+                if now - segment.since > SEGMENT_AGE_S and segment.seq > segment.first:
+                    self._rotate()
+        if self._drain():
+            self._tell()
+        self._settle()
+
+    # -- forks ----------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        """Be a new writer in the child: nothing of the parent's is shared, sent or closed twice."""
+        segment, busy = self._segment, self._busy
+        self._become(main=False)
+        if segment is None:
+            return
+        with contextlib.suppress(OSError):
+            segment.size(self._files)  # raises if the number is somebody else's by now
+            if busy:
+                # Forked from within a log call, which will go on here as well. The record is the
+                # parent's; what is written of it here must go nowhere.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, segment.fd, inheritable=False)
+                os.close(nowhere)
+            else:
+                os.close(segment.fd)
+
+
+def _nothing() -> None:
+    return
+
+
+def _size(entry: _Entry) -> int:
+    """Return what an entry takes in memory, about."""
+    return _ENTRY_BYTES + len(entry.payload)
+
+
+def _check(key: tuple[Any, Any]) -> None:
+    """Refuse what cannot be defined. Raises TypeError or ValueError."""
+    stream, tag = key
+    if not isinstance(stream, str) or not (tag is None or isinstance(tag, str)):
+        raise TypeError(f"stream and tag are texts, not {stream!r:.60} and {tag!r:.60}")
+    if len(stream) + len(tag or "") > frame.MAX_PAYLOAD // 8:
+        raise ValueError("a stream and a tag of that length cannot be recorded")
+
+
+#: Knows no keys: a scalar that looks here takes the long way.
+_NOWHERE = Segment(-1, 0, 0, 0)
+
+# One hook for all writers, holding none of them alive.
+_writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
+#: Two threads may fork at once; and a writer may be made while one does.
+_forking = threading.RLock()
+_held: list[Callable[[], object]] = []
+
+
+def _before_fork() -> None:
+    # A child must not inherit a lock, or a half-written frame, of a thread it does not have.
+    _forking.acquire()
+    for writer in list(_writers):
+        writer._acquire()  # noqa: SLF001
+        _held.append(writer._release)  # noqa: SLF001
+
+
+def _in_parent() -> None:
+    while _held:
+        _held.pop()()
+    _forking.release()
+
+
+def _in_child() -> None:
+    global _forking  # noqa: PLW0603
+    _held.clear()
+    _forking = threading.RLock()
+    for writer in list(_writers):
+        writer._after_fork()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
