@@ -1,0 +1,192 @@
+"""
+The numbers and strings of a ``TensorProto``.
+
+Values stand either in ``tensor_content`` (the raw little-endian array) or in a field of their
+type; a single value in such a field stands for all elements of the shape. Field numbers and
+types: ``tensor.proto`` and ``types.proto`` of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Callable, Final, NamedTuple
+
+from tracelet.tfevents.wire import (
+    FIXED32,
+    FIXED64,
+    LENGTH,
+    VARINT,
+    Span,
+    Wire,
+    WireError,
+    head,
+    signed,
+)
+
+_MAX_RANK: Final = 64
+_STRING_TYPE: Final = 7
+
+
+class Form(NamedTuple):
+    """How a data type is stored: its code in ``struct``, its field, and what the field holds."""
+
+    code: str
+    number: int
+    revive: Callable[[int], float]
+
+
+class Tensor(NamedTuple):
+    """A tensor as it stands in the bytes: nothing is unfolded yet."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    content: Span
+    fields: tuple[tuple[int, int, int], ...]
+
+    @property
+    def elements(self) -> int:
+        """How many elements the shape asks for."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def _half(bits: int) -> float:
+    """
+    Return a float16 from ``half_val``.
+
+    torch writes the bits of a float32 there instead; no float16 but zero looks the same in both.
+    """
+    if bits & 0xFFFFFFFF > 0xFFFF:
+        return _single(bits)
+    value: float = struct.unpack("<e", struct.pack("<H", bits & 0xFFFF))[0]
+    return value
+
+
+def _brain(bits: int) -> float:
+    """Return a bfloat16 from ``half_val``, torch's way of writing it included."""
+    return _single(bits if bits & 0xFFFFFFFF > 0xFFFF else bits << 16)
+
+
+def _single(bits: int) -> float:
+    value: float = struct.unpack("<f", struct.pack("<I", bits & 0xFFFFFFFF))[0]
+    return value
+
+
+def _signed32(bits: int) -> float:
+    return float(signed(bits, 32))
+
+
+_FORMS: Final = {
+    1: Form("f", 5, float),
+    2: Form("d", 6, float),
+    3: Form("i", 7, _signed32),
+    4: Form("B", 7, _signed32),
+    5: Form("h", 7, _signed32),
+    6: Form("b", 7, _signed32),
+    9: Form("q", 10, lambda bits: float(signed(bits))),
+    10: Form("?", 11, lambda bits: float(bool(bits))),
+    14: Form("H", 13, _brain),
+    17: Form("H", 7, _signed32),
+    19: Form("e", 13, _half),
+    22: Form("I", 16, lambda bits: float(bits & 0xFFFFFFFF)),
+    23: Form("Q", 17, float),
+}
+
+
+def read_tensor(wire: Wire, span: Span) -> Tensor:
+    """Return the frame of a tensor. Raises WireError on bytes that are none."""
+    dtype, content = 0, (0, 0)
+    shape: list[int] = []
+    values = []
+    for mark, start, end in wire.fields(*span):
+        if mark == head(1, VARINT):
+            dtype = start
+        elif mark == head(2, LENGTH):
+            shape += _read_shape(wire, start, end)
+        elif mark == head(4, LENGTH):
+            content = (start, end)
+        elif mark >> 3 > 4:
+            values.append((mark, start, end))
+    if len(shape) > _MAX_RANK:
+        raise WireError("a tensor of too many dimensions")
+    return Tensor(dtype, tuple(shape), content, tuple(values))
+
+
+def read_numbers(wire: Wire, tensor: Tensor) -> list[float]:
+    """
+    Return all elements of a numeric tensor, in row order, as doubles.
+
+    Raises:
+        WireError: Not numeric, too large, or the values do not fit the shape.
+    """
+    form = _FORMS.get(tensor.dtype)
+    if form is None:
+        raise WireError(f"a tensor of type {tensor.dtype}")
+    wanted = tensor.elements
+    wire.spend(wanted)
+    start, end = tensor.content
+    if end > start:
+        return _from_content(wire, start, end, form, wanted)
+    values: list[float] = []
+    for mark, low, high in tensor.fields:
+        if mark >> 3 != form.number:
+            continue
+        kind = mark & 7
+        if form.code in "df" and kind == LENGTH:
+            values += wire.packed(low, high, form.code)
+        elif form.code == "d" and kind == FIXED64:
+            values.append(wire.double(low))
+        elif form.code == "f" and kind == FIXED32:
+            values.append(wire.single(low))
+        elif form.code not in "df" and kind == LENGTH:
+            values += map(form.revive, wire.packed_varints(low, high))
+        elif form.code not in "df" and kind == VARINT:
+            values.append(form.revive(low))
+        else:
+            raise WireError("a tensor's values of the wrong type")
+    if len(values) == 1:
+        return values * wanted
+    if len(values) != wanted:
+        raise WireError("a tensor whose values do not fit its shape")
+    return values
+
+
+def read_strings(wire: Wire, tensor: Tensor) -> list[bytes]:
+    """
+    Return all elements of a string tensor, in row order.
+
+    Raises:
+        WireError: Not a tensor of strings, or they do not fit the shape.
+    """
+    if tensor.dtype != _STRING_TYPE:
+        raise WireError("not a tensor of strings")
+    spans = [(low, high) for mark, low, high in tensor.fields if mark == head(8, LENGTH)]
+    if len(spans) != tensor.elements:
+        raise WireError("a tensor whose strings do not fit its shape")
+    return [wire.data[low:high] for low, high in spans]
+
+
+def _read_shape(wire: Wire, start: int, end: int) -> list[int]:
+    sizes = []
+    for mark, low, high in wire.fields(start, end):
+        if mark == head(2, LENGTH):
+            size = 0
+            for inner, value, _ in wire.fields(low, high):
+                if inner == head(1, VARINT):
+                    size = signed(value)
+            if size < 0:
+                raise WireError("a dimension of unknown size")
+            sizes.append(size)
+        elif mark == head(3, VARINT) and low:
+            raise WireError("a tensor of unknown rank")
+    return sizes
+
+
+def _from_content(wire: Wire, start: int, end: int, form: Form, wanted: int) -> list[float]:
+    if end - start != wanted * struct.calcsize("<" + form.code):
+        raise WireError("a tensor whose content does not fit its shape")
+    numbers = struct.unpack_from(f"<{wanted}{form.code}", wire.data, start)
+    revive = _brain if form.revive is _brain else float  # the others stand there as themselves
+    return [revive(number) for number in numbers]
