@@ -1,0 +1,427 @@
+"""
+Frames into batches: decoded, named, their missing steps counted, cut to what a backend takes.
+
+One assembly serves one lane of one backend. It reads every writer of the run, takes the frames
+that belong to its lane and steps over the others. What it makes depends on the position, the
+catalog and the step counters alone, so that after a crash the same range gives the same batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence
+
+from tracelet import tfevents
+from tracelet.backends.base import BatchLimits
+from tracelet.records import (
+    Artifact,
+    Histogram,
+    Media,
+    Metric,
+    Param,
+    Record,
+    RunEnd,
+    Table,
+    Tag,
+    Text,
+)
+from tracelet.ship.catalog import Catalog
+from tracelet.spool import codec, frame
+from tracelet.spool.cursor import LaneState
+from tracelet.spool.reader import Item, Position, SegmentReader
+from tracelet.spool.rundir import RunDir, is_main
+
+__all__ = ["Assembly", "Blob", "Load", "cut", "merge"]
+
+log = logging.getLogger("tracelet")
+
+#: How long a child's records wait for the owner's first one, which decides the plain stream.
+CHILD_PATIENCE_S = 5.0
+
+
+class Blob(NamedTuple):
+    """A file that is of no more use once its record has been dealt with, and all before it."""
+
+    path: Path
+    writer: str
+    after: Position
+    #: Which of a load's records it is for; None: all that the frame holds was in it.
+    record: Optional[int] = None
+
+
+@dataclass
+class Load:
+    """
+    A batch in the making, and what there is to write down once it has arrived.
+
+    ``frame_of`` says which frame a record came from; ``frames`` counts the frames of this lane,
+    ``unsupported`` those of which a record cannot be taken by the backend. ``behind`` is, in the
+    order they were read, where each writer stands after it. ``blobs`` are the files that only this
+    load needs. ``resend`` says that the records may have arrived before, ``again`` that they have
+    been announced before.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    frame_of: list[int] = field(default_factory=list)
+    frames: int = 0
+    unsupported: set[int] = field(default_factory=set)
+    behind: dict[str, Position] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
+    blobs: list[Blob] = field(default_factory=list)
+    resend: bool = False
+    again: bool = False
+    keys: set[str] = field(default_factory=set)
+    size: int = 0
+
+
+@dataclass
+class _Source:
+    """A writer's reader and what it has read ahead."""
+
+    reader: SegmentReader
+    #: Behind the last item that went into a load.
+    at: Position
+    ahead: deque[Item] = field(default_factory=deque)
+    first_seen: Optional[float] = None
+
+
+class Assembly:
+    """
+    Makes the batches of one lane.
+
+    Args:
+        run: The run.
+        lane: ``"light"`` or ``"heavy"``.
+        state: Where this lane stands.
+        catalog: The run's names.
+        accepts: The record types that the backend takes.
+        limits: The largest batch it takes.
+        dead: Says whether a writer will never write again.
+        doubtful: The state was lost: what is there already may have arrived.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        lane: str,
+        state: LaneState,
+        catalog: Catalog,
+        accepts: frozenset[type],
+        limits: BatchLimits,
+        dead: Callable[[str], bool],
+        *,
+        doubtful: bool = False,
+    ) -> None:
+        self.run = run
+        self.lane = lane
+        self._catalog = catalog
+        self.accepts = accepts
+        self.limits = limits
+        self._dead = dead
+        self._sources: dict[str, _Source] = {}
+        self._steps = dict(state.steps)
+        self._start = dict(state.at)
+        self._again = deque(dict(each) for each in state.sending)
+        self._doubtful = doubtful
+        # Steps counted for the frame in hand; kept only if the frame still fits.
+        self._counted: dict[str, int] = {}
+        self._turn = 0
+        #: What was found damaged behind the last record of each writer, by reason: no record
+        #: follows with which it could be settled, so that every reader finds it again.
+        self.tail: dict[str, int] = {}
+
+    def end(self, writer: str) -> Optional[RunEnd]:
+        """Return the last word of a session of the owner, once it was read."""
+        source = self._sources.get(writer)
+        return source.reader.end if source else None
+
+    def sealed(self, writer: str) -> bool:
+        """Return True once a writer's footer was read, behind which it writes nothing more."""
+        source = self._sources.get(writer)
+        return bool(source and source.reader.end and source.reader.sealed)
+
+    @property
+    def refused(self) -> str:
+        """Why a writer cannot be read on with this version; empty as a rule."""
+        return next((each.reader.refused for each in self._sources.values()), "")
+
+    def quiet(self) -> bool:
+        """Return True when dead writers are read to their end, and the living to what there is."""
+        if self._again:
+            return False
+        for writer, numbers in self.run.segment_numbers().items():
+            source = self._sources.get(writer)
+            if source is None or source.ahead:
+                return False
+            if is_main(writer) and not self._dead(writer):
+                return False
+            if self._dead(writer) and not source.reader.exhausted(numbers):
+                return False
+        return True
+
+    def next(self) -> Optional[Load]:
+        """
+        Return the next batch; None when there is nothing new.
+
+        A load without records is possible: it only moves the position over foreign frames.
+        """
+        numbers = self.run.segment_numbers()
+        if self._again:
+            load = self._replay(self._again[0], numbers)
+            if load is None:
+                return None
+            self._again.popleft()
+        else:
+            load = Load(resend=self._doubtful)
+            # Whoever came first last time comes last now: no writer starves behind a busy one.
+            turns = deque(numbers)
+            turns.rotate(-self._turn)
+            self._turn = (self._turn + 1) % max(len(turns), 1)
+            for writer in turns:
+                if not self._fill(load, writer, numbers[writer], None):
+                    break
+            self._doubtful = self._doubtful and bool(load.behind)
+        self._steps.update(load.steps)
+        self.tail = self._tail()
+        return load if load.behind or load.again else None
+
+    def _replay(
+        self, until: Mapping[str, Position], numbers: Mapping[str, list[int]]
+    ) -> Optional[Load]:
+        """Make a batch that was on its way once more; None while not all of it can be read."""
+        before = {writer: self._source(writer).at for writer in until}
+        load = Load(resend=True, again=True)
+        for writer, bound in until.items():
+            found = numbers.get(writer, [])
+            self._fill(load, writer, found, bound)
+            reader = self._source(writer).reader
+            if reader.position < bound and not reader.exhausted(found):
+                # Half of it would be another batch than the one that may have arrived.
+                for each, position in before.items():
+                    self._sources[each] = self._new_source(each, position)
+                return None
+            load.behind[writer] = max(bound, load.behind.get(writer, bound))
+        return load
+
+    def _fill(self, load: Load, writer: str, numbers: list[int], bound: Optional[Position]) -> bool:
+        """Add a writer's records, up to ``bound`` or the limits; False when the load is full."""
+        source = self._source(writer)
+        main = is_main(writer)
+        while True:
+            item = self._peek(source, numbers, writer, wait=bound is None)
+            if item is None or (bound is not None and item.after > bound):
+                return True
+            self._counted.clear()
+            records = self._records(item, load, main=main)
+            if records is not None:
+                if bound is None and load.records and not self._fits(load, records, item):
+                    return False
+                self._add(load, records, item, writer)
+            # The numbers of a writer's records have no holes but for those that were damaged.
+            gap = item.after.seq - source.at.seq - 1
+            if gap > 0 and self.lane == "light":
+                merge(load.damaged, {_reason(source.reader): gap})
+            source.ahead.popleft()
+            source.at = load.behind[writer] = item.after
+
+    def _fits(self, load: Load, records: Sequence[Record], item: Item) -> bool:
+        limits = self.limits
+        if len(records) == 1:
+            new = int(_key(records[0]) not in load.keys)
+        else:
+            new = len({_key(each) for each in records} - load.keys)
+        return (
+            len(load.records) + len(records) <= limits.max_records
+            and len(load.keys) + new <= limits.max_keys
+            and load.size + len(item.payload) <= limits.max_bytes
+        )
+
+    def _add(self, load: Load, records: Sequence[Record], item: Item, writer: str) -> None:
+        load.size += len(item.payload)
+        if self._counted:
+            load.steps.update(self._counted)
+        if isinstance(records, _Unreadable):
+            merge(load.damaged, {"unreadable": 1})
+            return
+        number = load.frames
+        load.frames += 1
+        if item.blob is not None:
+            load.blobs.append(Blob(item.blob, writer, item.after))
+        for record in records:
+            load.keys.add(_key(record))
+            taken = type(record) in self.accepts
+            if isinstance(record, Artifact) and record.identity is None:
+                index = len(load.records) if taken else None
+                load.blobs.append(Blob(Path(record.source), writer, item.after, index))
+            if taken:
+                load.records.append(record)
+                load.frame_of.append(number)
+            else:
+                load.unsupported.add(number)
+
+    def _tail(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for source in self._sources.values():
+            reader = source.reader
+            if not source.ahead:
+                merge(found, {_reason(reader): reader.position.seq - source.at.seq})
+                # A segment that nobody can read has no numbers; it counts as one record.
+                merge(found, {"unreadable": reader.damaged.get("unreadable", 0)})
+        return found
+
+    # -- reading --------------------------------------------------------------------------
+
+    def _source(self, writer: str) -> _Source:
+        source = self._sources.get(writer)
+        if source is None:
+            source = self._new_source(writer, self._start.get(writer, Position()))
+            self._sources[writer] = source
+        return source
+
+    def _new_source(self, writer: str, position: Position) -> _Source:
+        return _Source(SegmentReader(self.run, writer, position), position)
+
+    def _peek(
+        self, source: _Source, numbers: list[int], writer: str, *, wait: bool
+    ) -> Optional[Item]:
+        """Return a writer's next item; ``wait`` allows that it is not its turn yet."""
+        if not source.ahead and not self._unchanged(source, numbers, writer):
+            source.ahead.extend(source.reader.read(numbers, dead=self._dead(writer)))
+        if not source.ahead:
+            return None
+        if wait and not source.reader.main and not self._catalog.has_main:
+            # The owner's first record decides what a stream is called; give it a moment.
+            now = time.monotonic()
+            source.first_seen = source.first_seen or now
+            if now - source.first_seen < CHILD_PATIENCE_S and not self._dead_owner():
+                return None
+        return source.ahead[0]
+
+    def _unchanged(self, source: _Source, numbers: list[int], writer: str) -> bool:
+        """Tell, without opening anything, that a living writer has written nothing more."""
+        segment, offset, _ = source.reader.position
+        if not numbers or segment != numbers[-1] or self._dead(writer):
+            return False
+        try:
+            return self.run.segment_path(writer, segment).stat().st_size == offset
+        except OSError:
+            return False
+
+    def _dead_owner(self) -> bool:
+        return all(self._dead(name) for name in self._sources if is_main(name))
+
+    # -- records --------------------------------------------------------------------------
+
+    def _records(self, item: Item, load: Load, *, main: bool) -> Optional[Sequence[Record]]:
+        """Return the records of a frame, named; None when it belongs to the other lane."""
+        if item.type != frame.RECORD:
+            self._catalog.seen(item.stream, main=main)
+        if item.type == frame.SCALAR:
+            return [self._metric(item, load)] if self.lane == "light" else None
+        light = True
+        try:
+            if item.type == frame.EVENT:
+                _, _, hint, data = codec.decode_event(item.payload)
+                light = tfevents.is_light(data, hint)
+                if light != (self.lane == "light"):
+                    return None
+                found = tfevents.decode(data, item.stream, hint)
+            else:
+                found = [codec.decode_record(item.payload)]
+                light = isinstance(found[0], (Metric, Param, Tag))
+                if light != (self.lane == "light"):
+                    return None
+            return [self._named(each, load) for each in found]
+        except Exception:
+            # Whatever is in there: one frame must not stop those behind it.
+            log.exception("a record of %s cannot be read", self.run.path.name)
+            return _Unreadable() if light == (self.lane == "light") else None
+
+    def _metric(self, item: Item, load: Load) -> Metric:
+        fraction = item.flags & frame.FRACTION
+        layout = frame.SCALAR_FRACTION if fraction else frame.SCALAR_INT
+        _, value, step, when = layout.unpack(item.payload)
+        key = self._catalog.key("metric", item.stream, item.tag or "")
+        if item.flags & frame.NO_STEP:
+            step = self._count("metric", key, load)
+        return Metric(key, value, step, when, item.stream)
+
+    def _named(self, record: Record, load: Load) -> Record:
+        if isinstance(record, (Metric, Histogram, Text, Media, Table)):
+            kind = record.kind if isinstance(record, Media) else type(record).__name__.lower()
+            key = self._catalog.key(kind, record.stream, record.key)
+            step = record.step
+            if step is None and not (isinstance(record, Media) and record.index):
+                step = self._count(kind, key, load)
+            elif step is None:
+                step = self._next_step(kind, key, load) - 1
+            return dataclasses.replace(record, key=key, step=step)
+        if isinstance(record, Artifact) and record.identity is None:
+            # Its name alone, so that no path in a spool leads out of the run's folder.
+            return dataclasses.replace(
+                record, source=str(self.run.blobs / Path(record.source).name)
+            )
+        return record
+
+    def _next_step(self, kind: str, key: str, load: Load) -> int:
+        name = f"{kind}:{key}"
+        for counts in (self._counted, load.steps, self._steps):
+            if name in counts:
+                return counts[name]
+        return 0
+
+    def _count(self, kind: str, key: str, load: Load) -> int:
+        step = self._next_step(kind, key, load)
+        self._counted[f"{kind}:{key}"] = step + 1
+        return step
+
+
+class _Unreadable(tuple[Record, ...]):
+    """What a frame holds that verifies and means nothing."""
+
+    __slots__ = ()
+
+
+def cut(records: Sequence[Record], limits: BatchLimits) -> list[list[int]]:
+    """
+    Return the indexes of records in groups that a backend takes at once.
+
+    One frame may hold more records than that: a hundred parameters in one event.
+    """
+    groups: list[list[int]] = []
+    keys: set[str] = set()
+    for index, record in enumerate(records):
+        key = _key(record)
+        full = groups and (
+            len(groups[-1]) >= limits.max_records
+            or (key not in keys and len(keys) >= limits.max_keys)
+        )
+        if full or not groups:
+            groups.append([])
+            keys = set()
+        groups[-1].append(index)
+        keys.add(key)
+    return groups
+
+
+def merge(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts to counts."""
+    for name, count in more.items():
+        if count > 0:
+            counts[name] = counts.get(name, 0) + count
+
+
+def _reason(reader: SegmentReader) -> str:
+    """Return why records are not there, in the reader's word where it has only one."""
+    reasons = [reason for reason in reader.damaged if reason not in ("order", "unreadable")]
+    return reasons[0] if len(reasons) == 1 else "damaged"
+
+
+def _key(record: Record) -> str:
+    return getattr(record, "key", "")

@@ -1,0 +1,100 @@
+"""
+What a host of the shipper is, and how anybody waits for one.
+
+There are three: a sidecar process (the default), a thread in the training process (where no
+process can be started), and ``drain`` (``tracelet sync``). They run the very same shipments.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Mapping, Optional, Protocol
+
+from tracelet.ship import state
+from tracelet.spool.rundir import RunDir
+
+__all__ = ["Host", "wait_until_delivered"]
+
+#: A backend that is away is waited for no longer than this, from the moment when it went away.
+AWAY_S = 0.5
+#: After so long the person at the terminal is told what is being waited for.
+SPEAK_S = 1.0
+
+
+class Host(Protocol):
+    """Where the shipper lives."""
+
+    def add(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
+        """Ship a run; ``credentials`` are its secret options for each backend."""
+
+    def wake(self) -> None:
+        """Look at once: there is something to ship."""
+
+    def alive(self) -> bool:
+        """Return True while it ships."""
+
+    def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
+        """Wait until a stopped run is delivered, as long as that makes sense."""
+
+    def let_go(self, run: RunDir) -> None:
+        """The owner has released a run it waited for: put it away if everything is delivered."""
+
+    def close(self) -> None:
+        """Let go of it; a sidecar goes on until everything is delivered."""
+
+
+def wait_until_delivered(
+    run: RunDir,
+    timeout: float,
+    on_wait: Callable[[str], None],
+    alive: Callable[[], bool],
+    *,
+    away_s: Optional[float] = AWAY_S,
+) -> None:
+    """
+    Return when every backend has everything, or when waiting longer would be in vain.
+
+    Args:
+        run: A run whose owner has written its last word.
+        timeout: The longest to wait, in seconds, while something moves.
+        on_wait: Called once, after a second, with what is being waited for.
+        alive: Says whether there is still a host.
+        away_s: How long a backend that does not answer is waited for; None: as for any other.
+    """
+    started = time.monotonic()
+    away_since: Optional[float] = None
+    spoken = False
+    while True:
+        now = time.monotonic()
+        states = state.read(run)
+        open_ones = {
+            name: each
+            for name, each in states.items()
+            if not each.complete and each.state != "config"
+        }
+        if not open_ones or now - started > timeout or not alive():
+            return
+        if away_s is not None and all(each.state == "waiting" for each in open_ones.values()):
+            if away_since is None:
+                away_since = now
+                if now - started < away_s:
+                    # It may have been away for long when we came.
+                    since = max(each.since for each in open_ones.values())
+                    away_since -= max(0.0, time.time() - since)
+            if now - away_since >= away_s:
+                return
+        else:
+            away_since = None
+        if not spoken and now - started > SPEAK_S:
+            spoken = True
+            on_wait(describe(open_ones))
+        time.sleep(0.02)
+
+
+def describe(states: Mapping[str, state.BackendState]) -> str:
+    """Return a few words on what is under way: ``mlflow: 1,204 records to go (sending)``."""
+    parts = []
+    for name, each in states.items():
+        detail = f": {each.detail}" if each.detail else ""
+        parts.append(f"{name}: {each.pending:,} records to go ({each.state}{detail})")
+    return ", ".join(parts)

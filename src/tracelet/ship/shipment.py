@@ -1,0 +1,437 @@
+"""
+One run on its way to all its backends, and the watch over it: who lives, what is over, what may go.
+
+A shipment has no thread. Its host calls ``work`` for each lane, from one thread or from many, and
+``watch`` a few times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Mapping, Optional
+
+from tracelet.backends.base import Backend
+from tracelet.records import RunStatus
+from tracelet.ship import state
+from tracelet.ship.catalog import Catalog
+from tracelet.ship.put_away import put_away, removes
+from tracelet.ship.shipper import Delivery, Shipper, Step
+from tracelet.spool.reader import alive, written
+from tracelet.spool.rundir import RunDir, is_main, sync_folder
+
+__all__ = ["Shipment"]
+
+log = logging.getLogger("tracelet")
+
+#: How often is looked whether the owner lives, and as long as it does, whether its children do.
+LIFE_S = 0.2
+CHILDREN_S = 1.0
+#: How often what was written is forced to the disk: what a power failure can cost.
+SYNC_S = 1.0
+#: How often segments and blobs that nobody needs any more are deleted.
+SWEEP_S = 2.0
+#: States are published no more often than this.
+PUBLISH_S = 0.05
+
+STUMBLED = Step("wait", 1.0)
+
+
+class Shipment:
+    """
+    A run and its deliveries.
+
+    Args:
+        run: The run.
+        makers: For each backend of the run, what makes a new one with its options.
+
+    Use it only after ``begin`` returned True. Nothing here raises: what is wrong with the folder of
+    one run must not be felt by the others. It is told, and tried again.
+    """
+
+    def __init__(self, run: RunDir, makers: Mapping[str, Callable[[], Backend]]) -> None:
+        self.run = run
+        self._makers = makers
+        #: The folder was deleted by somebody: nothing is left to ship.
+        self.vanished = False
+        self._told = ""
+        self._gone: set[str] = set()
+        self._looked_at = 0.0
+        self._children_looked_at = 0.0
+        self._synced_at = 0.0
+        self._synced: dict[Path, int] = {}
+        self._swept_at = time.monotonic()
+        self._written: dict[str, tuple[int, int, int]] = {}
+        self._published: Mapping[str, state.BackendState] = {}
+        self._published_at = 0.0
+        self.deliveries: dict[str, Delivery] = {}
+
+    def begin(self) -> bool:
+        """
+        Become the one who ships this run.
+
+        Returns:
+            False when somebody else is, or when there is no such run any more (``vanished``).
+        """
+        try:
+            if not self._there() or not self._acquire():
+                return False
+            if not self._there():
+                # Whoever shipped it put it away while we waited for the lock.
+                self.run.shipping.release()
+                return False
+            catalog = Catalog(self.run)
+            for name, make in self._makers.items():
+                self.deliveries[name] = Delivery(self.run, name, make, catalog, self.dead)
+            self._look(everybody=True)
+        except Exception as error:
+            self._tell("be taken up", error)
+            self.deliveries.clear()
+            self.run.shipping.release()
+            return False
+        return True
+
+    def _acquire(self) -> bool:
+        try:
+            return self.run.shipping.acquire(str(os.getpid()).encode())
+        except FileNotFoundError:
+            self.vanished = True
+            return False
+
+    def _tell(self, what: str, error: Exception) -> None:
+        text = f"{what}: {error}"
+        if text != self._told and self._there():
+            self._told = text
+            log.warning("%s cannot %s", self.run.path, what, exc_info=error)
+
+    def _there(self) -> bool:
+        self.vanished = self.vanished or not (self.run.path / "run.json").exists()
+        return not self.vanished
+
+    def leave(self) -> None:
+        """Stop shipping; whoever comes next goes on from the cursor."""
+        for delivery in self.deliveries.values():
+            delivery.abandon()
+        try:
+            if not self.vanished:
+                for delivery in self.deliveries.values():
+                    delivery.cursor.save(sync=True)
+                self.publish(force=True)
+        except Exception as error:
+            self._tell("be left in order", error)
+        finally:
+            self.run.shipping.release()
+
+    # -- work -----------------------------------------------------------------------------
+
+    def work(self, delivery: Delivery, lane: Shipper) -> Step:
+        """Do one step of one lane; the light one also ends the remote run when all is done."""
+        try:
+            return self._work(delivery, lane)
+        except Exception as error:
+            self._tell("be read", error)
+            return STUMBLED
+
+    def _work(self, delivery: Delivery, lane: Shipper) -> Step:
+        newest = self._newest_main()
+        if delivery.state == "closed" and newest not in (None, delivery.cursor.session):
+            # Ended for an earlier session of its owner, who has come back.
+            return delivery.open()
+        step = lane.step(hurry=newest is not None and self.dead(newest))
+        if step.kind == "idle" and lane is delivery.light and delivery.state != "closed":
+            ended = self._ended(newest)
+            if ended and all(each.quiet() for each in delivery.lanes.values()):
+                return delivery.close(*ended, newest)
+            if delivery.state == "sending":
+                delivery.state = "idle"
+        return step
+
+    def _ended(self, newest: Optional[str]) -> Optional[tuple[RunStatus, Optional[float]]]:
+        """Return how and when the run ended; None while its owner is at it."""
+        if newest is None:
+            # Nothing was ever written; or everything was deleted, which is nobody's end.
+            over = not self.run.owner_alive() and self._there()
+            return (RunStatus.KILLED, None) if over else None
+        if not self.dead(newest):
+            return None
+        for delivery in self.deliveries.values():
+            assembly = delivery.light.assembly
+            end = assembly.end(newest) if assembly else None
+            if end is not None:
+                return end.status, end.time
+        return RunStatus.KILLED, self._last_written(newest)
+
+    @property
+    def done(self) -> bool:
+        """
+        True when every backend has everything, nobody is left who could write more, and the owner,
+        who may still want to read how it went, has let go.
+        """
+        try:
+            return self._done()
+        except Exception as error:
+            self._tell("be looked after", error)
+            return False
+
+    def _done(self) -> bool:
+        return not self.run.owner_alive() and self._delivered()
+
+    def _delivered(self) -> bool:
+        newest = self._newest_main()
+        return (
+            all(each.state == "closed" and each.cursor.session == newest for each in self.all())
+            and self.settled
+            # The last record of a child that has just died may not have been read yet.
+            and all(lane.quiet() for each in self.all() for lane in each.lanes.values())
+        )
+
+    @property
+    def stuck(self) -> bool:
+        """True when nothing more can happen without a person."""
+        return self._states_within("closed", "config") and self.settled
+
+    @property
+    def moving(self) -> bool:
+        """True while somebody writes to the run, or a backend takes something."""
+        return not (self._states_within("closed", "config", "waiting") and self.settled)
+
+    @property
+    def answered(self) -> int:
+        """How many records backends have answered for, all of them together."""
+        return sum(
+            lane.state.delivered + lane.state.rejected + lane.state.unsupported
+            for delivery in self.all()
+            for lane in delivery.lanes.values()
+        )
+
+    def _states_within(self, *states: str) -> bool:
+        return all(each.shown()[0] in states for each in self.all())
+
+    @property
+    def settled(self) -> bool:
+        """True when no process is left that writes to this run."""
+        try:
+            return all(self.dead(writer) for writer in self.run.segment_numbers()) and (
+                self._newest_main() is not None or not self.run.owner_alive()
+            )
+        except OSError as error:
+            self._tell("be looked after", error)
+            return False
+
+    def all(self) -> list[Delivery]:
+        """Return the deliveries."""
+        return list(self.deliveries.values())
+
+    # -- life -----------------------------------------------------------------------------
+
+    def dead(self, writer: str) -> bool:
+        """Return True when a writer will never write again. That never changes back."""
+        return writer in self._gone
+
+    def _look(self, *, everybody: bool = False) -> None:
+        """Find out who has died. What is listed is listed first: a new session is never dead."""
+        numbers = self.run.segment_numbers()
+        mains = [writer for writer in numbers if is_main(writer)]
+        self._gone.update(mains[:-1])
+        if mains and mains[-1] not in self._gone:
+            sealed = any(
+                lane.assembly is not None and lane.assembly.sealed(mains[-1])
+                for delivery in self.all()
+                for lane in delivery.lanes.values()
+            )
+            if sealed or not self.run.owner_alive():
+                self._gone.add(mains[-1])
+        now = time.monotonic()
+        ended = bool(mains) and mains[-1] in self._gone
+        if not everybody and not ended and now - self._children_looked_at < CHILDREN_S:
+            return
+        self._children_looked_at = now
+        for writer, found in numbers.items():
+            if is_main(writer) or writer in self._gone or alive(self.run, writer, found[-1]):
+                continue
+            again = self.run.segment_numbers().get(writer, found)
+            if again[-1] == found[-1]:
+                self._gone.add(writer)
+
+    def _newest_main(self) -> Optional[str]:
+        mains = [writer for writer in self.run.segment_numbers() if is_main(writer)]
+        return mains[-1] if mains else None
+
+    def _last_written(self, writer: str) -> Optional[float]:
+        numbers = self.run.segment_numbers().get(writer)
+        try:
+            return self.run.segment_path(writer, numbers[-1]).stat().st_mtime if numbers else None
+        except OSError:
+            return None
+
+    # -- watch ----------------------------------------------------------------------------
+
+    def watch(self) -> bool:
+        """
+        Look who lives, force to disk what was written, delete what nobody needs, publish.
+
+        Returns:
+            True when anything has changed.
+        """
+        try:
+            return self._watch()
+        except Exception as error:
+            self._tell("be looked after", error)
+            return False
+
+    def _watch(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at >= LIFE_S:
+            self._looked_at = now
+            if not self._there():
+                return True
+            self._look()
+        if now - self._synced_at >= SYNC_S:
+            self._synced_at = now
+            self._sync()
+        if now - self._swept_at >= SWEEP_S:
+            self._swept_at = now
+            self._sweep()
+        return self.publish()
+
+    def publish(self, *, force: bool = False) -> bool:
+        """
+        Tell the trainer, and whoever asks, where every backend stands.
+
+        Returns:
+            True when that has changed.
+        """
+        now = time.monotonic()
+        if not force and now - self._published_at < PUBLISH_S:
+            return False
+        self._published_at = now
+        states = self.states()
+        if states == self._published and not force:
+            return False
+        state.publish(self.run, states)
+        self._published = states
+        return True
+
+    def states(self) -> Mapping[str, state.BackendState]:
+        """Return where every backend stands."""
+        total = self._spooled()
+        states = {}
+        for name, each in self.deliveries.items():
+            shown, detail, error = each.shown()
+            before = self._published.get(name)
+            began = before.since if before and before.state == shown else time.time()
+            states[name] = state.of_cursor(
+                each.cursor,
+                total,
+                state=shown,
+                detail=detail,
+                error=error,
+                damaged=each.damaged(),
+                since=began,
+            )
+        return states
+
+    def _spooled(self) -> int:
+        """Return what ``state.spooled`` does, without looking again into what did not grow."""
+        total = 0
+        for writer, numbers in self.run.segment_numbers().items():
+            known = self._written.get(writer, (0, 0, 0))
+            try:
+                size = self.run.segment_path(writer, numbers[-1]).stat().st_size
+            except FileNotFoundError:
+                size = -1  # compressed
+            if known[:2] != (numbers[-1], size):
+                count = written(self.run, writer, numbers[-1])
+                self._written[writer] = known = (numbers[-1], size, count)
+            total += known[2]
+        return total
+
+    def _sync(self) -> None:
+        """The training never waits for a disk; we do, on the very same file."""
+        for writer, numbers in self.run.segment_numbers().items():
+            for number in numbers[-2:]:
+                path = self.run.segment_path(writer, number)
+                try:
+                    size = path.stat().st_size
+                    if self._synced.get(path) == size:
+                        continue
+                    fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+                except OSError:
+                    continue
+                try:
+                    # Never the owner's lock file, so closing this descriptor costs no lock.
+                    getattr(os, "fdatasync", os.fsync)(fd)
+                    if path not in self._synced:
+                        sync_folder(path.parent)
+                    self._synced[path] = size
+                except OSError as error:
+                    log.info("the disk would not confirm %s", path.name, exc_info=error)
+                finally:
+                    os.close(fd)
+
+    def _sweep(self) -> None:
+        """Delete what every backend is done with, unless the run is to be kept."""
+        if self.run.info.keep or not self.deliveries:
+            return
+        old = [
+            self.run.segment_path(writer, number)
+            for writer, numbers in self.run.segment_numbers().items()
+            for number in numbers[:-1]
+            if number < min(each.cursor.passed(writer).segment for each in self.all())
+        ]
+        spent = set.intersection(*(each.spent() for each in self.all()))
+        if not old and not spent:
+            return
+        for each in self.all():
+            each.cursor.save(sync=True)
+        for path in old:
+            path.unlink(missing_ok=True)
+            self._synced.pop(path, None)
+        for blob in spent:
+            blob.unlink(missing_ok=True)
+        for each in self.all():
+            each.forget(spent)
+
+    # -- the end --------------------------------------------------------------------------
+
+    def claim(self) -> bool:
+        """
+        Take a run that is ``done`` out of everybody's hands, if it is to be deleted.
+
+        Returns:
+            False when somebody has taken it up again meanwhile.
+        """
+        try:
+            self.publish(force=True)
+            if not removes(self.run):
+                return True
+            if not self.run.own(patience_s=0.0):
+                return False
+            # Whoever owned it for a moment may have written something.
+            self._look(everybody=True)
+            if self._delivered():
+                return True
+        except Exception as error:
+            self._tell("be put away", error)
+        self.run.release()
+        return False
+
+    def finish(self) -> None:
+        """Put away a run that was claimed: deleted, or kept, as the user wished."""
+        try:
+            for each in self.all():
+                each.cursor.save(sync=True)
+            self.publish(force=True)
+            if sys.platform == "win32":  # pragma: no cover - an open file cannot be deleted
+                self.run.shipping.release()
+                self.run.release()
+            put_away(self.run, self._gone)
+        except Exception as error:
+            self._tell("be put away", error)
+        finally:
+            # Not before, so that nobody takes up a folder that is half gone.
+            self.run.shipping.release()
+            self.run.release()

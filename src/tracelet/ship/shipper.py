@@ -1,0 +1,621 @@
+"""
+The one loop that brings records from the spool to a backend, one step at a time.
+
+No thread, no process and no sleep in sight: whoever hosts the shipper calls ``step`` and waits as
+long as it is told. A position moves only after the backend said yes, or after a record was set
+aside by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple, Optional
+
+from tracelet.backends.base import Backend, Batch
+from tracelet.errors import ConfigError, RejectedError, RetryableError, TraceletError
+from tracelet.records import Artifact, Record, RemoteRun, RunStatus
+from tracelet.ship.assembly import Assembly, Blob, Load, cut, merge
+from tracelet.ship.catalog import Catalog
+from tracelet.ship.redaction import redacted
+from tracelet.ship.retry import Backoff
+from tracelet.spool import blobs
+from tracelet.spool.cursor import LANES, Cursor
+from tracelet.spool.reader import Position
+from tracelet.spool.rundir import RunDir
+
+__all__ = ["Delivery", "Shipper", "Step", "Trouble"]
+
+log = logging.getLogger("tracelet")
+
+#: Records that are safe only after a barrier wait at most so long for it.
+BARRIER_S = 5.0
+#: An error that nobody understands is taken for an outage so many times, then for a bad record.
+STRANGE_TRIES = 3
+#: A backend that waits for a person is asked again so often.
+CONFIG_RETRY_S = 60.0
+#: Of what a backend says so much is told.
+SHOWN_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did: ``idle``, ``sent``, ``wait`` (for seconds), ``halved``, ``rejected``."""
+
+    kind: str
+    seconds: float = 0.0
+
+
+IDLE, SENT, HALVED, REJECTED = Step("idle"), Step("sent"), Step("halved"), Step("rejected")
+#: Somebody else is at it.
+BUSY = Step("wait", 0.05)
+
+
+class Trouble(NamedTuple):
+    """Why something does not go on: ``waiting`` for a backend, or for a person (``config``)."""
+
+    state: str
+    text: str
+
+
+def trouble(error: Exception) -> Trouble:
+    """Return what an answer that was no means. What a person has to mend, time does not."""
+    text = redacted(str(error) or type(error).__name__)
+    if len(text) > SHOWN_CHARACTERS:
+        text = f"{text[:SHOWN_CHARACTERS]}…"
+    # A package that is not there, or a plug-in that cannot be imported, does not come by waiting.
+    hopeless = isinstance(error, (TraceletError, ImportError))
+    return Trouble("config" if hopeless else "waiting", text)
+
+
+class Delivery:
+    """
+    One run on its way to one backend: the remote run, the cursor, and what both lanes share.
+
+    Args:
+        run: The run.
+        name: The backend's name, as in ``run.json``.
+        make: Makes a new backend with the run's options.
+        catalog: The run's names.
+        dead: Says whether a writer will never write again.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        name: str,
+        make: Callable[[], Backend],
+        catalog: Catalog,
+        dead: Callable[[str], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.run = run
+        self.name = name
+        self.catalog = catalog
+        self.dead = dead
+        self.clock = clock
+        self.cursor = Cursor(run, name)
+        self._make = make
+        self.backend: Optional[Backend] = None
+        self.opened = False
+        #: Of the whole; ``shown`` tells what a person should see.
+        self.state = "closed" if self.cursor.closed else "starting"
+        self.detail = self.error = ""
+        self.lanes = {lane: Shipper(self, lane) for lane in LANES}
+        self._spent: dict[Path, Blob] = {}
+        self._backoff = Backoff()
+        self._blocked_until = 0.0
+        self._opening = threading.Lock()
+
+    @property
+    def light(self) -> Shipper:
+        """The lane of metrics, parameters and tags."""
+        return self.lanes["light"]
+
+    @property
+    def heavy(self) -> Shipper:
+        """The lane of everything else."""
+        return self.lanes["heavy"]
+
+    def shown(self) -> tuple[str, str, str]:
+        """Return state, detail and last error, both lanes taken together."""
+        state, detail, error = self.state, self.detail, self.error
+        if state in ("sending", "idle"):
+            # What hampers the heavy lane alone matters once the other has nothing more to do.
+            told = self.light.trouble or (self.heavy.trouble if state == "idle" else None)
+            error = error or (self.heavy.trouble.text if self.heavy.trouble else "")
+            if told is not None:
+                return told.state, told.text, told.text
+        if state == "idle" and self.heavy.underway:
+            state = "sending"
+        return state, detail, error
+
+    def damaged(self) -> dict[str, int]:
+        """Return how many records could not be read back, by reason."""
+        with self.cursor.lock:
+            found = dict(self.cursor.damaged)
+        assembly = self.light.assembly
+        if assembly is not None:
+            merge(found, assembly.tail)
+        return found
+
+    def spent(self) -> set[Path]:
+        """Return the blobs that the backend needs no more, and that no lane will read again."""
+        with self.cursor.lock:
+            return {
+                path
+                for path, blob in self._spent.items()
+                if self.cursor.passed(blob.writer) >= blob.after
+            }
+
+    def forget(self, deleted: set[Path]) -> None:
+        """Take note of blobs that are deleted now."""
+        with self.cursor.lock:
+            for path in deleted:
+                self._spent.pop(path, None)
+
+    def spend(self, blobs: list[Blob]) -> None:
+        """Take note of blobs that have been dealt with."""
+        with self.cursor.lock:
+            self._spent.update((blob.path, blob) for blob in blobs)
+
+    def blocked(self) -> float:
+        """Return for how many seconds nothing may be tried."""
+        return max(0.0, self._blocked_until - self.clock())
+
+    def open(self) -> Step:
+        """Open the remote run, for the first time or again; every lane can go on after that."""
+        with self._opening:
+            if self.opened:
+                return SENT
+            return Step("wait", self.blocked()) if self.blocked() else self._open()
+
+    def _open(self) -> Step:
+        self.state = "opening" if self.state in ("starting", "closed") else self.state
+        try:
+            backend = self.instance()
+            remote = backend.open(
+                self.run.info, self.cursor.remote or self._asked(), self.run.workdir(self.name)
+            )
+            with self.cursor.lock:
+                self.cursor.remote = remote
+                self.cursor.closed = None
+                self.cursor.save(sync=True)
+        except Exception as error:
+            return self.failed(error)
+        self.answered()
+        self.opened = True
+        return SENT
+
+    def instance(self) -> Backend:
+        """Return the backend, made with the run's options at its first use. May raise anything."""
+        if self.backend is None:
+            self.backend = self._make()
+        return self.backend
+
+    def _asked(self) -> Optional[RemoteRun]:
+        wanted = self.run.info.resume.get(self.name)
+        return RemoteRun(wanted) if wanted else None
+
+    def answered(self) -> None:
+        """The backend took something: it is well."""
+        self._backoff.succeeded()
+        self.state, self.detail, self.error = "sending", "", ""
+
+    def failed(self, error: Exception) -> Step:
+        """Take note of an answer that was no; return how long to wait."""
+        self.state, text = trouble(error)
+        if self.state == "config":
+            wait = CONFIG_RETRY_S
+            if text != self.error:
+                log.warning("%s cannot go on: %s", self.name, text)
+        else:
+            at_least = error.retry_after if isinstance(error, RetryableError) else None
+            wait = self._backoff.failed(at_least)
+            if self._backoff.failures == 1:
+                log.info("%s is away: %s", self.name, text, exc_info=error)
+        self.detail = self.error = text
+        self._blocked_until = self.clock() + wait
+        return Step("wait", wait)
+
+    def close(self, status: RunStatus, when: Optional[float], session: Optional[str]) -> Step:
+        """
+        End the remote run, once both lanes are quiet.
+
+        Args:
+            status: How it ended.
+            when: When, in seconds since the epoch, if that is known.
+            session: The owner's session whose end it is.
+        """
+        if not self.opened or self.backend is None:
+            return self.open()
+        if self.blocked():
+            return Step("wait", self.blocked())
+        with self.light.resting() as light, self.heavy.resting() as heavy:
+            # A child may have written something in the very last moment.
+            return self._close(status, when, session) if light and heavy else BUSY
+
+    def _close(self, status: RunStatus, when: Optional[float], session: Optional[str]) -> Step:
+        backend = self.backend
+        assert backend is not None
+        try:
+            backend.barrier()
+            backend.close(status, when)
+            self.opened, self.backend = False, None
+            with self.cursor.lock:
+                self.cursor.closed, self.cursor.session = status.value, session
+                self.cursor.save(sync=True)
+        except Exception as error:
+            return self.failed(error)
+        self._backoff.succeeded()
+        self.state, self.detail, self.error = "closed", "", ""
+        return SENT
+
+    def abandon(self) -> None:
+        """Let go of the remote run without ending it."""
+        backend, self.backend, self.opened = self.backend, None, False
+        if backend is not None:
+            try:
+                backend.close(RunStatus.RUNNING)
+            except Exception as error:
+                log.debug("letting go of %s failed", self.name, exc_info=error)
+
+    def set_aside(self, record: Record, reason: str, place: dict[str, Position]) -> None:
+        """Write a record that will never be taken where a person finds it."""
+        line = {
+            "time": time.time(),
+            "reason": redacted(reason),
+            "at": {writer: list(position) for writer, position in place.items()},
+            "type": type(record).__name__,
+            # Whole, so that it can be sent some day.
+            "record": {
+                key: {"base64": base64.b64encode(value).decode()}
+                if isinstance(value, bytes)
+                else value
+                for key, value in dataclasses.asdict(record).items()
+            },
+        }
+        path = self.run.rejects / f"{self.name}.jsonl"
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with open(fd, "a", encoding="utf-8", errors="surrogatepass") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            # It is counted all the same.
+            log.warning("%s could not be written", path, exc_info=error)
+
+
+@dataclass
+class _Sending:
+    """A load on its way: the groups of records still to be written, and how it went so far."""
+
+    load: Load
+    offset: int
+    groups: deque[list[int]] = field(default_factory=deque)
+    taken: int = 0
+    reasons: dict[int, str] = field(default_factory=dict)
+    #: The records of ``reasons``, and the blobs that the others came from, once it has arrived.
+    refused: dict[int, Record] = field(default_factory=dict)
+    spent: list[Blob] = field(default_factory=list)
+    tries: int = 0
+    #: It stands in the state's list of what is being sent.
+    listed: bool = False
+    announced: bool = False
+
+
+class Shipper:
+    """One lane of a delivery."""
+
+    def __init__(self, delivery: Delivery, lane: str) -> None:
+        self.delivery = delivery
+        self.lane = lane
+        self.state = delivery.cursor.lanes[lane]
+        # Held during a step.
+        self._busy = threading.Lock()
+        #: What hampers this lane alone.
+        self.trouble: Optional[Trouble] = None
+        self._assembly: Optional[Assembly] = None
+        self._sending: Optional[_Sending] = None
+        self._unconfirmed: list[_Sending] = []
+        self._barrier_due: Optional[float] = None
+        self._unsaved = False
+        self._saved_at = 0.0
+        self._backoff = Backoff()
+        self._blocked_until = 0.0
+
+    # -- what a host asks -----------------------------------------------------------------
+
+    def step(self, *, hurry: bool = False) -> Step:
+        """
+        Do one thing: write one batch, or find out that there is nothing to do. Raises nothing.
+
+        Args:
+            hurry: Do not wait for the time of a barrier: the run is at its end.
+        """
+        with self._busy:
+            try:
+                return self._step(hurry=hurry)
+            except Exception as error:
+                # Our own notes cannot be written just now, or a mistake of ours.
+                log.warning("delivery to %s stumbled", self.delivery.name, exc_info=error)
+                return self._hampered(error)
+
+    @contextmanager
+    def resting(self) -> Iterator[bool]:
+        """
+        Keep this lane from doing anything.
+
+        It gives True when the owner's records are all dealt with, and its children's so far; False
+        when the lane is in the middle of something, or has something to do.
+        """
+        if not self._busy.acquire(blocking=False):
+            yield False
+            return
+        try:
+            yield not self.underway and self._assembly is not None and self._assembly.quiet()
+        finally:
+            self._busy.release()
+
+    def quiet(self) -> bool:
+        """Return True when there is nothing to do for this lane, and nothing under way."""
+        with self.resting() as at_rest:
+            return at_rest
+
+    @property
+    def underway(self) -> bool:
+        """True while a batch is on its way, or waits to be confirmed."""
+        return self._sending is not None or bool(self._unconfirmed)
+
+    @property
+    def assembly(self) -> Optional[Assembly]:
+        """What this lane reads from, once it has begun."""
+        return self._assembly
+
+    def _step(self, *, hurry: bool) -> Step:
+        wait = max(self.delivery.blocked(), self._blocked_until - self.delivery.clock())
+        if wait > 0:
+            return Step("wait", wait)
+        if not self.delivery.opened and self.delivery.state != "closed":
+            # The light lane opens; a closed run is opened again only if there is more for it.
+            return self.delivery.open() if self.lane == "light" else BUSY
+        if self._assembly is None:
+            try:
+                self._assembly = self._begin(self.delivery.instance())
+            except Exception as error:
+                return self.delivery.failed(error)
+        if self._unconfirmed and self._due() and self.delivery.opened:
+            return self._confirm()
+        if self._sending is None:
+            self._sending = self._take(self._assembly)
+        if self._sending is None:
+            return self._rest(hurry=hurry)
+        if self._sending.groups and not self.delivery.opened:
+            return self.delivery.open()
+        if not self._sending.announced:
+            self._announce(self._sending)
+        return self._write(self._sending)
+
+    def _begin(self, backend: Backend) -> Assembly:
+        return Assembly(
+            self.delivery.run,
+            self.lane,
+            self.state,
+            self.delivery.catalog,
+            backend.accepts,
+            backend.limits,
+            self.delivery.dead,
+            doubtful=self.delivery.cursor.doubtful,
+        )
+
+    # -- one batch ------------------------------------------------------------------------
+
+    def _take(self, assembly: Assembly) -> Optional[_Sending]:
+        """Assemble the next batch."""
+        try:
+            load = assembly.next()
+        except Exception:
+            # What it had read is not in any batch: the next one begins where the state says, and
+            # with what was on its way.
+            self._assembly, self._unconfirmed, self._barrier_due = None, [], None
+            raise
+        if load is None:
+            return None
+        offset = self.state.offset + sum(each.taken for each in self._unconfirmed)
+        sending = _Sending(load, offset, listed=load.again)
+        sending.groups.extend(cut(load.records, assembly.limits))
+        self._check_artifacts(sending)
+        return sending
+
+    def _announce(self, sending: _Sending) -> None:
+        """Write down that a batch is about to be sent. Raises OSError."""
+        if sending.load.records:
+            self.delivery.catalog.save()
+            with self.delivery.cursor.lock:
+                if not sending.listed:
+                    self.state.sending.append(dict(sending.load.behind))
+                    sending.listed = True
+                self.delivery.cursor.save()
+            self._unsaved = False
+        sending.announced = True
+
+    def _write(self, sending: _Sending) -> Step:
+        """Write the next group of a batch."""
+        result = SENT
+        backend = self.delivery.backend
+        if sending.groups and backend is not None:
+            group = sending.groups[0]
+            batch = Batch(
+                [sending.load.records[index] for index in group],
+                sending.offset + sending.taken,
+                self.lane,
+                sending.load.resend,
+            )
+            try:
+                backend.write(batch)
+            except RejectedError as error:
+                named = [group[i] for i in error.indexes if 0 <= i < len(group)]
+                result = self._refused(sending, named, error.reason)
+            except (RetryableError, ConfigError) as error:
+                return self._failed(sending, error)
+            except Exception as error:
+                sending.tries += 1
+                if sending.tries < STRANGE_TRIES:
+                    return self._failed(sending, error)
+                log.warning("%s failed in an unknown way", self.delivery.name, exc_info=error)
+                sending.tries = 0
+                result = self._refused(sending, [], f"{type(error).__name__}: {error}")
+            else:
+                sending.groups.popleft()
+                sending.taken += len(group)
+                sending.tries = 0
+                self._succeeded()
+        if not sending.groups:
+            self._sending = None
+            self._arrived(sending)
+        return result
+
+    def _succeeded(self) -> None:
+        self._backoff.succeeded()
+        self.trouble = None
+        self.delivery.answered()
+
+    def _failed(self, sending: _Sending, error: Exception) -> Step:
+        # What may have arrived is marked, so that a store that only appends reads back first.
+        sending.load.resend = True
+        if self.lane == "light":
+            return self.delivery.failed(error)
+        # A heavy upload that fails must not hold up the curves: it waits on its own.
+        return self._hampered(error)
+
+    def _hampered(self, error: Exception) -> Step:
+        """Take note of what keeps this lane alone from going on; return how long to wait."""
+        before, self.trouble = self.trouble, trouble(error)
+        if self.trouble.state == "config":
+            wait = CONFIG_RETRY_S
+        else:
+            at_least = error.retry_after if isinstance(error, RetryableError) else None
+            wait = self._backoff.failed(at_least)
+        if self.trouble != before:
+            log.warning(
+                "%s (%s) cannot go on: %s", self.delivery.name, self.lane, self.trouble.text
+            )
+        self._blocked_until = self.delivery.clock() + wait
+        return Step("wait", wait)
+
+    def _refused(self, sending: _Sending, indexes: list[int], reason: str) -> Step:
+        """Set the named records aside, or find the bad one by halving."""
+        group = sending.groups.popleft()
+        if indexes or len(group) == 1:
+            bad = set(indexes) or set(group)
+            sending.reasons.update(dict.fromkeys(bad, reason))
+            rest = [index for index in group if index not in bad]
+            if rest:
+                sending.groups.appendleft(rest)
+            return REJECTED
+        middle = len(group) // 2
+        sending.groups.extendleft([group[middle:], group[:middle]])
+        return HALVED
+
+    def _check_artifacts(self, sending: _Sending) -> None:
+        """A file that was only referred to must still be what it was; see ``spool.blobs``."""
+        for group in sending.groups:
+            for index in list(group):
+                record = sending.load.records[index]
+                if not isinstance(record, Artifact):
+                    continue
+                try:
+                    found = blobs.identity(record.source)
+                except (OSError, ValueError):
+                    sending.reasons[index] = "the file was gone before it could be sent"
+                    group.remove(index)
+                    continue
+                if record.identity is not None and found != tuple(record.identity):
+                    log.warning("%s changed before it could be sent", record.source)
+                    with self.delivery.cursor.lock:
+                        merge(self.delivery.cursor.warnings, {"changed": 1})
+        sending.groups = deque(group for group in sending.groups if group)
+
+    # -- what is written down -------------------------------------------------------------
+
+    def _arrived(self, sending: _Sending) -> None:
+        """Everything of a load has been answered; it counts now, or after the next barrier."""
+        backend = self.delivery.backend
+        records = sending.load.records
+        sending.refused = {index: records[index] for index in sending.reasons}
+        sending.spent = [blob for blob in sending.load.blobs if blob.record not in sending.reasons]
+        deferred = backend is not None and any(
+            type(record) in backend.deferred for record in records
+        )
+        if not deferred and not self._unconfirmed:
+            self._commit([sending])
+            return
+        # The records themselves may be large, and are of no more use.
+        sending.load.records = []
+        self._unconfirmed.append(sending)
+        if self._barrier_due is None:
+            self._barrier_due = self.delivery.clock() + BARRIER_S
+
+    def _due(self) -> bool:
+        return self._barrier_due is None or self.delivery.clock() >= self._barrier_due
+
+    def _rest(self, *, hurry: bool) -> Step:
+        """Nothing new to send: confirm what waits for it, save what was not worth a save."""
+        if self._unconfirmed and (hurry or self._due()):
+            return self._confirm() if self.delivery.opened else self.delivery.open()
+        now = self.delivery.clock()
+        if self._unsaved and (hurry or now - self._saved_at > 1.0):
+            with self.delivery.cursor.lock:
+                self.delivery.cursor.save()
+            self._unsaved, self._saved_at = False, now
+        refused = self._assembly.refused if self._assembly else ""
+        if refused or (self.trouble is not None and not self.underway):
+            self.trouble = Trouble("config", refused) if refused else None
+        return IDLE
+
+    def _confirm(self) -> Step:
+        backend = self.delivery.backend
+        if backend is None:
+            return BUSY
+        try:
+            backend.barrier()
+        except Exception as error:
+            return self._failed(self._unconfirmed[-1], error)
+        waiting, self._unconfirmed, self._barrier_due = self._unconfirmed, [], None
+        self._succeeded()
+        self._commit(waiting)
+        return SENT
+
+    def _commit(self, arrived: list[_Sending]) -> None:
+        """Move the position behind what arrived."""
+        with self.delivery.cursor.lock:
+            for each in arrived:
+                self._settle(each)
+            self.state.sending = self.state.sending[sum(each.listed for each in arrived) :]
+            # Written with the next batch's announcement, or when there is nothing else to do.
+            self._unsaved = True
+
+    def _settle(self, sending: _Sending) -> None:
+        load, state, delivery = sending.load, self.state, self.delivery
+        rejected = {load.frame_of[index] for index in sending.reasons}
+        unsupported = load.unsupported - rejected
+        for index, reason in sending.reasons.items():
+            delivery.set_aside(sending.refused[index], reason, load.behind)
+        state.rejected += len(rejected)
+        state.unsupported += len(unsupported)
+        state.delivered += load.frames - len(rejected) - len(unsupported)
+        state.offset += sending.taken
+        state.at.update(load.behind)
+        state.steps.update(load.steps)
+        merge(delivery.cursor.damaged, load.damaged)
+        delivery.spend(sending.spent)

@@ -1,0 +1,150 @@
+"""What the shipper is doing, for the trainer that waits and for people who ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional
+
+from tracelet.records import RemoteRun
+from tracelet.spool.cursor import Cursor
+from tracelet.spool.reader import written
+from tracelet.spool.rundir import RunDir, load_json, write_private
+
+__all__ = ["BackendState", "is_put_away", "of_cursor", "publish", "read", "spooled"]
+
+_FILE = "ship.json"
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """
+    Where one backend stands.
+
+    ``state`` is ``starting``, ``opening``, ``sending``, ``waiting``, ``idle``, ``config`` (a person
+    has to mend something; ``error`` says what) or ``closed``. The counts are records of the spool:
+    ``delivered + pending + rejected + unsupported + damaged = spooled`` (a record that was cut or
+    scrambled on disk aside: it may be counted as damaged without having been counted as spooled).
+    ``since`` is when the state began, in seconds since the epoch.
+    """
+
+    state: str = "starting"
+    detail: str = ""
+    delivered: int = 0
+    rejected: int = 0
+    unsupported: int = 0
+    pending: int = 0
+    damaged: Mapping[str, int] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    remote: Optional[RemoteRun] = None
+    status: Optional[str] = None
+    error: str = ""
+    since: float = 0.0
+
+    @property
+    def answered(self) -> int:
+        """How many records nothing more will happen to."""
+        return self.delivered + self.rejected + self.unsupported + sum(self.damaged.values())
+
+    @property
+    def complete(self) -> bool:
+        """True when everything has been dealt with and the remote run has been ended."""
+        return self.state == "closed" and not self.pending
+
+
+def spooled(run: RunDir) -> int:
+    """Return how many records all processes of a run have written so far."""
+    numbers = run.segment_numbers()
+    return sum(written(run, writer, found[-1]) for writer, found in numbers.items())
+
+
+def of_cursor(
+    cursor: Cursor,
+    total: int,
+    *,
+    state: str,
+    detail: str = "",
+    error: str = "",
+    damaged: Optional[Mapping[str, int]] = None,
+    since: float = 0.0,
+) -> BackendState:
+    """
+    Return the state that a cursor shows.
+
+    Args:
+        cursor: The cursor.
+        total: How many records have been spooled.
+        state: What whoever ships says.
+        detail: Why.
+        error: What went wrong last.
+        since: Since when, in seconds since the epoch.
+        damaged: What could not be read, where somebody has looked; else what the cursor knows.
+    """
+    with cursor.lock:
+        lanes = cursor.lanes.values()
+        found = BackendState(
+            state=state,
+            detail=detail,
+            delivered=sum(lane.delivered for lane in lanes),
+            rejected=sum(lane.rejected for lane in lanes),
+            unsupported=sum(lane.unsupported for lane in lanes),
+            damaged=dict(cursor.damaged if damaged is None else damaged),
+            warnings=dict(cursor.warnings),
+            remote=cursor.remote,
+            status=cursor.closed,
+            error=error,
+            since=since,
+        )
+    return dataclasses.replace(found, pending=max(0, total - found.answered))
+
+
+def publish(run: RunDir, states: Mapping[str, BackendState]) -> None:
+    """Write the states where ``read`` finds them."""
+    text = json.dumps(
+        {name: dataclasses.asdict(state) for name, state in states.items()}, default=str
+    )
+    write_private(run.path / _FILE, text.encode("utf-8", "surrogatepass"))
+
+
+def read(run: RunDir) -> dict[str, BackendState]:
+    """
+    Return the state of each backend of a run.
+
+    Where nobody has published one yet it is derived from the cursor. One that was published is
+    taken at its word, but for "everything is delivered": whoever said so may have died before more
+    was written.
+    """
+    found = load_json(run.path / _FILE) or {}
+    states = {}
+    for name in run.info.backends:
+        content = found.get(name)
+        state = _state(content) if isinstance(content, dict) else None
+        if state is None:
+            cursor = Cursor(run, name)
+            said = "closed" if cursor.closed else "starting"
+            state = of_cursor(cursor, spooled(run), state=said)
+        elif state.complete and not is_put_away(run):
+            state = dataclasses.replace(state, pending=max(0, spooled(run) - state.answered))
+        states[name] = state
+    return states
+
+
+def is_put_away(run: RunDir) -> bool:
+    """Tell whether a delivered run was compressed, and nobody has written to it since."""
+    try:
+        return all(path.suffix == ".gz" for path in run.segments.iterdir())
+    except FileNotFoundError:
+        return True
+
+
+def _state(content: Mapping[str, Any]) -> Optional[BackendState]:
+    """Return what was published, without what a later version may have added to it."""
+    known = {each.name for each in dataclasses.fields(BackendState)}
+    remote = content.get("remote")
+    try:
+        values = {name: value for name, value in content.items() if name in known}
+        state = BackendState(**{**values, "remote": RemoteRun(**remote) if remote else None})
+        return state if state.answered >= 0 else None
+    except (TypeError, AttributeError):
+        return None
