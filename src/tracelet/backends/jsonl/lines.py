@@ -1,0 +1,125 @@
+"""A file that only grows, whole lines at a time, written by one process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Iterator
+
+if sys.platform != "win32":
+    import fcntl
+
+_BLOCK_BYTES = 1 << 20
+
+
+class LineFile:
+    """
+    Lines in a file. Not thread-safe: its owner holds a lock around every call.
+
+    Opening cuts off a last line without an end: whoever wrote it died over it.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """
+        Open the file for this process alone.
+
+        Args:
+            path: The file; its folder exists.
+            create: True: the file must not exist yet. False: it must.
+
+        Raises:
+            FileExistsError: ``create``, and somebody was there before.
+            FileNotFoundError: Not ``create``, and there is no such file.
+            BlockingIOError: Another process has it open.
+        """
+        self.path = path
+        flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        self._descriptor = os.open(path, flags, 0o666)
+        try:
+            _lock(self._descriptor)
+            self._size = self._end_of_last_line()
+            self._cut()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody deleted the file while it was open."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    def append(self, lines: bytes) -> None:
+        """
+        Write all of ``lines``, or nothing and raise ``OSError``.
+
+        Args:
+            lines: Whole lines, each with its end.
+        """
+        # Something may be left of an attempt that could not even be undone.
+        self._cut()
+        rest = memoryview(lines)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            with suppress(OSError):
+                self._cut()
+            raise
+        self._size += len(lines)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Read all lines from the beginning, without their ends."""
+        position, rest = 0, b""
+        while position < self._size:
+            block = self._read(position, min(_BLOCK_BYTES, self._size - position))
+            if not block:
+                return
+            position += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines
+
+    def sync(self) -> None:
+        """Make what was written survive the machine."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+    def _end_of_last_line(self) -> int:
+        end = os.fstat(self._descriptor).st_size
+        while end > 0:
+            start = max(0, end - _BLOCK_BYTES)
+            found = self._read(start, end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+        return 0
+
+    def _cut(self) -> None:
+        if os.fstat(self._descriptor).st_size != self._size:
+            os.ftruncate(self._descriptor, self._size)
+
+    def _read(self, position: int, count: int) -> bytes:
+        # Through the one descriptor: opening the file a second time would drop the lock at close.
+        os.lseek(self._descriptor, position, os.SEEK_SET)
+        return os.read(self._descriptor, count)
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError as error:
+        # POSIX lets a system say "somebody has it" in either way.
+        raise BlockingIOError(error.errno, error.strerror) from error
+    except BlockingIOError:
+        raise
+    except OSError:
+        # A file system without locks: the shipper's own lock on the run has to do.
+        return

@@ -1,0 +1,1 @@
+"""The contract of a backend, one group of clauses per module."""
