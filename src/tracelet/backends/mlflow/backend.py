@@ -1,0 +1,257 @@
+"""The MLflow backend: what the shipper and the training process call."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import time as clock
+from pathlib import Path
+from typing import Any, ClassVar, Mapping, Optional
+
+from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
+from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, uri
+from tracelet.backends.mlflow.artifacts import artifacts_at
+from tracelet.backends.mlflow.http import Connection
+from tracelet.backends.mlflow.names import KeyKind, KeyNames
+from tracelet.backends.mlflow.options import MlflowOptions
+from tracelet.backends.mlflow.rest import RestStore
+from tracelet.backends.mlflow.run import OpenRun
+from tracelet.backends.mlflow.store import RunState, Store
+from tracelet.backends.mlflow.uri import StoreKind
+from tracelet.errors import ConfigError
+from tracelet.records import RECORD_TYPES, Histogram, RemoteRun, RunInfo, RunStatus, Text
+
+__all__ = ["MlflowBackend"]
+
+
+class MlflowBackend(Backend):
+    """Runs in MLflow."""
+
+    name: ClassVar[str] = "mlflow"
+    Options: ClassVar[type[BackendOptions]] = MlflowOptions
+    accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
+    #: 1,000 metrics in one call; servers up to 3.9 trip over a resend of more than 100 keys, and a
+    #: batch of few keys is several times cheaper for SQL anyway.
+    limits: ClassVar[BatchLimits] = BatchLimits(max_records=1000, max_keys=100, max_bytes=1_000_000)
+    deferred: ClassVar[frozenset[type]] = frozenset({Histogram, Text})
+    environment: ClassVar[tuple[str, ...]] = (
+        "MLFLOW_",
+        # Where artifacts may go directly.
+        "AWS_",
+        "AZURE_",
+        "GOOGLE_",
+        "DATABRICKS_",
+        # What `requests` reads.
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    )
+
+    secret_variables: ClassVar[Mapping[str, str]] = credentials.VARIABLES
+
+    options: MlflowOptions
+
+    def __init__(self, options: BackendOptions) -> None:
+        super().__init__(options)
+        self._run: Optional[OpenRun] = None
+        self._closed = False
+
+    @classmethod
+    def resolve(
+        cls, options: Mapping[str, Any], environ: Mapping[str, str], cwd: Path
+    ) -> tuple[BackendOptions, Mapping[str, str]]:
+        """
+        Complete the options as MLflow itself would, in the training process.
+
+        The address is, in this order: the option, what the program gave
+        ``mlflow.set_tracking_uri``, ``MLFLOW_TRACKING_URI``, MLflow's default for ``cwd``. See
+        ``Backend.resolve`` for arguments and errors.
+        """
+        # Types and names first: what follows may rely on them.
+        cls.Options(**options)
+        given = {key: value for key, value in options.items() if value is not None}
+        sources: dict[str, str] = {key: "argument" for key in credentials.VARIABLES if key in given}
+        filled = dict(given)
+        address, origin = _address(given, environ, cwd)
+        address, username, password = uri.without_userinfo(uri.absolute(address, cwd))
+        filled["url"] = address
+        for option, value in (("username", username), ("password", password)):
+            if value is not None and option not in given:
+                filled[option] = value
+                sources[option] = origin
+        if uri.kind_of(address) is StoreKind.SERVER:
+            variables = credentials.from_environment(filled, environ, Path.home())
+            for option, variable in variables.items():
+                filled[option] = environ[variable]
+                sources[option] = f"env:{variable}"
+        _complete(filled, environ, cwd, named=origin == "argument")
+        return cls.Options(**filled), sources
+
+    def preflight(self) -> None:
+        """Check what can be checked without the SDK; see ``Backend.preflight``."""
+        preflight.check(self._url, self.options, through_sdk=_own_authentication())
+
+    def look(self, run: RunInfo) -> str:
+        """Return the server's address, or the command that shows a local store."""
+        if uri.kind_of(self._url) is StoreKind.SERVER:
+            return self._url
+        return look.command(self._url, Path(run.cwd or "."))
+
+    def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
+        """
+        Find or make experiment and run.
+
+        Raises:
+            RunGoneError: The run to continue was deleted.
+            ConfigError: The store cannot be used like this.
+            RetryableError: It cannot be used now.
+        """
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        store, connection = self._store(run)
+        workdir.mkdir(parents=True, exist_ok=True)
+        fresh = not (workdir / "names.jsonl").exists()
+        names = KeyNames(workdir / "names.jsonl", as_files=store.keys_are_files)
+        try:
+            if resume is None:
+                state = opening.created(store, run, self.options, workdir / "attempt")
+            else:
+                state = opening.continued(store, resume)
+            if fresh:
+                _adopt(names, state)
+            artifacts = artifacts_at(state.artifact_uri, self._url, connection, self.options)
+            opened = OpenRun(store, state, artifacts, names, workdir)
+            if resume is None:
+                opened.set_tags({**opening.context_tags(self.options), **run.tags})
+            elif not resume.facts:
+                # The user's choice of a run. One that we opened before has these tags, and may
+                # have got other values for them since.
+                opened.set_tags(run.tags)
+        except BaseException:
+            store.close()
+            raise
+        self._run, self._closed = opened, False
+        return self._remote(run, state)
+
+    def write(self, batch: Batch) -> None:
+        """Write all of the batch, or raise; see ``Backend.write``."""
+        self._opened().write(batch)
+
+    def barrier(self) -> None:
+        """Return when texts and histograms are in the tracker."""
+        self._opened().barrier()
+
+    def close(self, status: RunStatus, time: Optional[float] = None) -> None:
+        """End the run; ``RUNNING`` only lets go of it."""
+        run = self._run
+        if run is not None:
+            run.end(status, int((clock.time() if time is None else time) * 1000))
+            run.close()
+            self._run = None
+        self._closed = True
+
+    @property
+    def _url(self) -> str:
+        if self.options.url is None:
+            raise ConfigError("The MLflow backend has no address: make its options with resolve().")
+        return self.options.url
+
+    def _opened(self) -> OpenRun:
+        if self._run is None:
+            raise RuntimeError("The run is closed." if self._closed else "No run is open.")
+        return self._run
+
+    def _store(self, run: RunInfo) -> tuple[Store, Optional[Connection]]:
+        if uri.kind_of(self._url) is StoreKind.SERVER and not _own_authentication():
+            connection = Connection(self._url, self.options)
+            return RestStore(connection), connection
+        # Only here: a shipper in front of a server never loads MLflow.
+        from tracelet.backends.mlflow.sdk import open_store
+
+        url = self._url
+        if uri.kind_of(url) is StoreKind.DATABASE:
+            url = uri.with_userinfo(url, *credentials.userinfo(self.options))
+        root = self.options.artifact_location or str(Path(run.cwd or ".") / "mlruns")
+        return (
+            open_store(url, root, self.options.connect_timeout_s, self.options.timeout_s),
+            None,
+        )
+
+    def _remote(self, run: RunInfo, state: RunState) -> RemoteRun:
+        page = look.page_of(state.experiment_id, state.id, self.options)
+        served = uri.kind_of(self._url) is StoreKind.SERVER
+        url = f"{self._url}/{page}" if served else None
+        return RemoteRun(
+            id=state.id,
+            name=state.name,
+            url=url,
+            look=url or self.look(run),
+            facts={"experiment_id": state.experiment_id, "page": page},
+        )
+
+
+def _own_authentication() -> bool:
+    """Return True when requests are signed in a way that only MLflow's client knows."""
+    signed = os.environ.get("MLFLOW_TRACKING_AWS_SIGV4", "").lower() in ("true", "1")
+    return signed or bool(os.environ.get("MLFLOW_TRACKING_AUTH"))
+
+
+def _address(given: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> tuple[str, str]:
+    """Return the tracking URI and where it came from."""
+    if "url" in given:
+        return str(given["url"]), "argument"
+    # Not `mlflow.get_tracking_uri()`, which would mix in this process's environment and folder.
+    loaded = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    chosen = getattr(loaded, "_tracking_uri", None)
+    if chosen:
+        return str(chosen), "argument"
+    named = environ.get("MLFLOW_TRACKING_URI", "")
+    if named.strip():
+        return named, "env:MLFLOW_TRACKING_URI"
+    return uri.default(cwd), "default"
+
+
+def _complete(
+    filled: dict[str, Any], environ: Mapping[str, str], cwd: Path, *, named: bool
+) -> None:
+    """Fill what MLflow's other variables and the process say."""
+    strings = {
+        "workspace": "MLFLOW_WORKSPACE",
+        "experiment": "MLFLOW_EXPERIMENT_NAME",
+        "server_cert_path": "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "client_cert_path": "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    }
+    if not named:
+        # An id means something in the store that the same environment names, and in no other.
+        strings["experiment_id"] = "MLFLOW_EXPERIMENT_ID"
+    for option, variable in strings.items():
+        if filled.get(option) is None and environ.get(variable):
+            filled[option] = environ[variable]
+    insecure = environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    filled.setdefault("insecure_tls", insecure)
+    for option in ("server_cert_path", "client_cert_path"):
+        if filled.get(option) is not None:
+            filled[option] = str(cwd / Path(filled[option]).expanduser())
+    filled.setdefault("user", _user())
+    source = sys.argv[0] if sys.argv else ""
+    if source not in ("", "-c", "-m"):
+        filled.setdefault("source", source)
+
+
+def _user() -> Optional[str]:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return None  # a container whose user has no name
+
+
+def _adopt(names: KeyNames, state: RunState) -> None:
+    """Learn the keys of a run whose working files are elsewhere, so that none is taken twice."""
+    keys = {KeyKind.METRIC: state.metrics, KeyKind.PARAM: state.params, KeyKind.TAG: state.tags}
+    for kind in KeyKind:
+        originals = renamed.originals(kind, state.tags)
+        names.adopt(kind, keys.get(kind, originals), originals)

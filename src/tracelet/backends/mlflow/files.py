@@ -1,0 +1,63 @@
+"""
+Our own files of a run, written so that neither a crash nor a full disk leaves half of anything.
+
+A disk that refuses is an outage like any other: ``RetryableError``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Iterator
+
+from tracelet.errors import RetryableError
+
+__all__ = ["append_line", "replace_file", "whole_lines"]
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``; whoever reads it finds the old or the new one whole."""
+    partial = path.with_name(path.name + ".partial")
+    with _refused(path):
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append ``line``, which holds no line break, and a line break; or nothing."""
+    with _refused(path), open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        data = line + b"\n"
+        # A full disk takes a part of it, and says so with a number instead of an error.
+        written = 0
+        try:
+            written = file.write(data)
+        finally:
+            if written != len(data):
+                os.truncate(path, size)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def whole_lines(path: Path) -> int:
+    """Take away a last line that a crash cut, and return the size of what is left, in bytes."""
+    if not path.exists():
+        return 0
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+    return whole
+
+
+@contextlib.contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RetryableError(f"{path} cannot be written: {error}") from error

@@ -1,0 +1,123 @@
+"""
+Pictures, sounds, films, tables, and whatever else TensorBoard has, as files of a run.
+
+==============  ==================================================================
+image           the image grid
+video           the image grid, where it moves, and ``tensorboard/video/<key>/…gif``
+audio           ``tensorboard/audio/<key>/…wav``, with a player in the artifact tab
+table           ``tensorboard/tables/<key>/…json``, a table in the artifact tab
+the rest        ``tensorboard/raw/<kind>/<key>/…pb``, the event as TensorBoard has it
+==============  ==================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Callable, Mapping, Sequence, Union
+
+from tracelet.backends.mlflow.artifacts import Artifacts
+from tracelet.backends.mlflow.images import Image, put_image
+from tracelet.backends.mlflow.values import text_of
+from tracelet.records import Media, Step, Table
+
+__all__ = ["IMAGES_TAG", "TABLES_TAG", "put_media", "put_table", "tables_tag"]
+
+#: Without it the run page does not look for images.
+IMAGES_TAG = "mlflow.loggedImages"
+#: The files that the artifact tab shows as tables.
+TABLES_TAG = "mlflow.loggedArtifacts"
+
+#: A tag holds 8,000 characters; a table that is not in the list is shown as JSON.
+_TAG_LENGTH = 7900
+
+_SUFFIXES: Mapping[str, str] = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/mpeg": "mp3",
+    "audio/flac": "flac",
+    "audio/ogg": "ogg",
+    "image/gif": "gif",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+}
+
+
+def put_media(
+    artifacts: Artifacts,
+    media: Media,
+    image_key: Callable[[str], str],
+    file_key: Callable[[str], str],
+) -> bool:
+    """
+    Store what there is of a medium; the same one again changes nothing.
+
+    Returns:
+        Whether it is in the image grid.
+    """
+    in_grid = media.kind == "image" or (media.kind == "video" and media.data[:4] == b"GIF8")
+    if in_grid:
+        # The grid has one picture for a title and a step: each member of a batch has its own.
+        title = media.key if media.index == 0 else f"{media.key}/{media.index}"
+        source = f"{text_of(media.key)}\n{media.index}"
+        image = Image(image_key(title), source, _whole(media.step), media.time)
+        put_image(artifacts, image, media.data)
+        if media.kind == "image":
+            return True
+    folder, suffix = media.kind, _SUFFIXES.get(media.mime, "")
+    if media.kind == "video":
+        suffix = suffix or "gif"
+    elif media.kind == "audio":
+        suffix = suffix or "wav"
+    else:
+        folder, suffix = f"raw/{media.kind}", suffix or "pb"
+    name = _name(media, media.index)
+    artifacts.put(f"tensorboard/{folder}/{file_key(media.key)}/{name}.{suffix}", media.data)
+    return in_grid
+
+
+def put_table(artifacts: Artifacts, table: Table, file_key: Callable[[str], str]) -> str:
+    """Store a table as MLflow's own ``log_table`` would, without pandas; return its path."""
+    path = f"tensorboard/tables/{file_key(table.key)}/{_name(table, 0)}.json"
+    rows = [[_cell(value) for value in row] for row in table.rows]
+    artifacts.put(path, json.dumps({"columns": list(table.columns), "data": rows}).encode())
+    return path
+
+
+def tables_tag(paths: Sequence[str], before: str) -> str:
+    """
+    Return the tag that lists the tables of a run.
+
+    Args:
+        paths: The tables that are to be in it.
+        before: What the tag was; somebody else's tables stay in it.
+    """
+    try:
+        listed = [item for item in json.loads(before or "[]") if isinstance(item, dict)]
+    except (ValueError, TypeError):
+        listed = []
+    present = {item.get("path") for item in listed}
+    for path in paths:
+        more = [*listed, {"path": path, "type": "table"}]
+        if path not in present and len(json.dumps(more)) <= _TAG_LENGTH:
+            listed = more
+    return json.dumps(listed)
+
+
+def _name(record: Union[Media, Table], index: int) -> str:
+    """Return a name that sorts by step, and is another one for another time or place."""
+    digest = hashlib.sha256(f"{record.time!r} {index}".encode()).hexdigest()[:6]
+    step = record.step if record.step is not None else 0
+    shown = f"{step:06}" if isinstance(step, int) else f"{step:010.3f}"
+    return f"step_{shown}_{digest}"
+
+
+def _cell(value: Any) -> Any:
+    """JSON has no NaN, and a page refuses the whole table for one."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole(step: Step) -> int:
+    return int(step // 1) if step is not None else 0

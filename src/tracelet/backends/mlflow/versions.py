@@ -1,0 +1,45 @@
+"""Which MLflow and SQLAlchemy are installed, asked without importing either."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Optional
+
+__all__ = ["installed", "mlflow", "present", "sqlalchemy"]
+
+#: Major, minor, patch.
+Version = tuple[int, int, int]
+
+
+def mlflow() -> Optional[Version]:
+    """Return the version of MLflow, full or skinny, or None when there is none."""
+    return installed("mlflow") or installed("mlflow-skinny")
+
+
+def sqlalchemy() -> Optional[Version]:
+    """Return the version of SQLAlchemy, or None when there is none."""
+    return installed("sqlalchemy")
+
+
+@cache
+def installed(distribution: str) -> Optional[Version]:
+    """Return the version of an installed distribution as three numbers, or None."""
+    try:
+        text = version(distribution)
+    except PackageNotFoundError:
+        return None
+    numbers = [int(number) for number in re.findall(r"\d+", text.split("+")[0])[:3]]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
+    return major, minor, patch
+
+
+def present(module: str) -> bool:
+    """Return True when ``module`` could be imported."""
+    try:
+        return find_spec(module) is not None
+    except (ValueError, ModuleNotFoundError):
+        # ValueError is Python's answer for a module that was set to None in sys.modules.
+        return False
