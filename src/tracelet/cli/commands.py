@@ -1,0 +1,74 @@
+"""The group of commands, and their options. What they do is in a module each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import click
+
+__all__ = ["tracelet"]
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from tracelet import __version__
+
+        click.echo(f"tracelet {__version__}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def tracelet() -> None:
+    """Look at runs that are on disk, and deliver what is left of them."""
+
+
+@tracelet.command()
+@click.argument("folder", metavar="[DIR]", required=False, type=_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(folder: Optional[Path], as_json: bool) -> None:
+    """
+    Show what was recorded and what became of it.
+
+    DIR is a spool folder or the folder of one run; without it, every folder that runs of this user
+    were spooled to is looked at.
+    """
+    from tracelet.cli import status as command
+
+    command.show(folder, as_json=as_json)
+
+
+@tracelet.command()
+@click.argument("targets", metavar="[DIR] [RUN]...", nargs=-1)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="Give up on a run after so long; by default as soon as its backend cannot be reached.",
+)
+@click.pass_context
+def sync(
+    context: click.Context,
+    targets: tuple[str, ...],
+    timeout: Optional[float],
+) -> None:
+    """
+    Deliver what is left in the spool.
+
+    DIR is a spool folder or the folder of one run, RUN the id of a run or its beginning. Without
+    them, every folder that runs of this user were spooled to is looked at. One line per run; the
+    exit code is 1 when anything remains.
+    """
+    from tracelet.cli import sync as command
+
+    context.exit(command.deliver(targets, timeout=timeout))
