@@ -1,0 +1,283 @@
+"""
+Forked children log into their parent's run: everything arrives once, whoever lives longer.
+
+The programs run by themselves, so that pytest is not forked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.pipeline.depot import Depot, options, plugged_in
+from tests.pipeline.programs import gone, left_over, wait_for
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="platform: no fork")
+
+HOSTS = pytest.mark.parametrize("host", ["process", "thread"])
+
+BEGIN = """
+import json, multiprocessing, os, sys, time
+import psutil, tracelet
+
+def sidecar():
+    return [child.pid for child in psutil.Process(trainer).children()
+            if "tracelet.ship.sidecar" in " ".join(child.cmdline())]
+
+trainer = os.getpid()
+run = tracelet.start_logging("run", "project", "depot", config=json.loads(sys.argv[1]))
+before = None
+for step in range(20):
+    run.log_metric("main", float(step), step)
+assert run.flush(30)
+before = sidecar()
+"""
+
+
+@pytest.fixture
+def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    with plugged_in(tmp_path, monkeypatch) as found:
+        yield found
+
+
+def begin(code: str, folder: Path, depot: Depot, **config: Any) -> subprocess.Popen[str]:
+    script = folder / "program.py"
+    script.write_text(BEGIN + textwrap.dedent(code))
+    config = {"silent": True, **options(depot), **config}
+    return subprocess.Popen(
+        [sys.executable, str(script), json.dumps(config)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> list[str]:
+    try:
+        out, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    return out.splitlines()
+
+
+def curves(depot: Depot) -> dict[str, list[float]]:
+    """Return the values of each key, in the order of arrival."""
+    (stored,) = depot.stored().values()
+    found: dict[str, list[float]] = {}
+    for record in stored:
+        if record["type"] == "Metric":
+            found.setdefault(record["key"], []).append(record["value"])
+    return found
+
+
+STEPS = [float(step) for step in range(20)]
+
+
+@HOSTS
+def test_workers_of_every_kind_log_into_the_run(tmp_path: Path, depot: Depot, host: str) -> None:
+    """Forked by hand, by multiprocessing, by a pool and by a child; nothing is lost or doubled."""
+    code = """
+        def work(name):
+            for step in range(20):
+                run.log_metric(name, float(step), step)
+            return os.getpid()
+
+        pid = os.fork()
+        if pid == 0:
+            work("forked")
+            grandchild = os.fork()
+            if grandchild == 0:
+                work("grandchild")
+                os._exit(0)
+            os.waitpid(grandchild, 0)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=work, args=("process",))
+        process.start()
+        process.join()
+        with context.Pool(2) as pool:
+            pool.map(work, [f"pool{number}" for number in range(6)])
+        assert sidecar() == before
+        work("parent")
+        report = tracelet.stop_logging()
+        counts = report.backends["depot"]
+        print(report.status.value, report.recorded, report.check(), counts.delivered)
+        print(os.listdir(".tracelet"))
+    """
+    process = begin(code, tmp_path, depot, shipper=host)
+    said = finished(process)
+    assert said[0] == f"FINISHED {11 * 20} [] {11 * 20}"
+    names = ["main", "forked", "grandchild", "process", "parent", *(f"pool{n}" for n in range(6))]
+    assert curves(depot) == dict.fromkeys(names, STEPS)
+    assert depot.status() == "FINISHED"
+    wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
+
+
+def test_a_child_that_outlives_the_run_is_delivered(tmp_path: Path, depot: Depot) -> None:
+    """The run ends with its owner's word; what the child logs afterwards arrives all the same."""
+    code = """
+        pid = os.fork()
+        if pid == 0:
+            os.close(1)
+            os.close(2)
+            run.log_metric("child", 0.0, 0)
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            for step in range(1, 20):
+                run.log_metric("child", float(step), step)
+                time.sleep(0.01)
+            os._exit(0)
+        while run.flush(5) and len(os.listdir(f".tracelet/{run.info.run_id}/seg")) < 2:
+            time.sleep(0.01)
+        began = time.monotonic()
+        report = tracelet.stop_logging()
+        print(report.status.value, time.monotonic() - began < 5, report.check(), pid, *before)
+    """
+    process = begin(code, tmp_path, depot)
+    status, quick, checked, child, sidecar = finished(process)[0].split()
+    assert (status, quick, checked) == ("FINISHED", "True", "[]")
+    assert depot.status() == "FINISHED"
+    assert not gone(int(child))
+    assert not gone(int(sidecar))
+
+    (tmp_path / "go").touch()
+
+    wait_for(lambda: gone(int(sidecar)), timeout=20.0)
+    assert curves(depot) == {"main": STEPS, "child": STEPS}
+    # Opened again for the child, and ended again as before.
+    assert depot.status() == "FINISHED"
+    assert {call["status"] for call in depot.calls("close")} == {"FINISHED"}
+    assert left_over(tmp_path / ".tracelet") == []
+
+
+@pytest.mark.parametrize("sidecar_too", [False, True], ids=["trainer", "trainer and sidecar"])
+def test_workers_live_on_when_the_trainer_is_killed(
+    tmp_path: Path, depot: Depot, sidecar_too: bool
+) -> None:
+    """The run is KILLED, and what the workers still log is in it, now or after a drain."""
+    code = """
+        children = []
+        for number in range(3):
+            pid = os.fork()
+            if pid == 0:
+                os.close(1)
+                os.close(2)
+                for step in range(20):
+                    run.log_metric(f"child{number}", float(step), step)
+                    while step == 9 and not os.path.exists("go"):
+                        time.sleep(0.01)
+                os._exit(0)
+            children.append(pid)
+        while len(os.listdir(f".tracelet/{run.info.run_id}/seg")) < 4:
+            time.sleep(0.01)
+        print(*before, *children, flush=True)
+        time.sleep(60)
+    """
+    process = begin(code, tmp_path, depot)
+    assert process.stdout is not None
+    sidecar, *children = map(int, process.stdout.readline().split())
+    if sidecar_too:
+        os.kill(sidecar, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    if not sidecar_too:
+        wait_for(lambda: depot.status() == "KILLED")
+    (tmp_path / "go").touch()
+    wait_for(lambda: all(map(gone, children)))
+    if sidecar_too:
+        from tracelet.ship.drain import drain
+        from tracelet.spool.rundir import find_runs
+
+        (run,) = find_runs(tmp_path / ".tracelet")
+        assert drain(run)["depot"].pending == 0
+
+    wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
+    assert curves(depot) == {"main": STEPS, **{f"child{number}": STEPS for number in range(3)}}
+    assert depot.status() == "KILLED"
+    wait_for(lambda: gone(sidecar))
+
+
+def test_a_child_may_stop_and_start_runs_of_its_own(tmp_path: Path, depot: Depot) -> None:
+    """It ends nobody else's run, and its own run has a sidecar of its own."""
+    code = """
+        pid = os.fork()
+        if pid == 0:
+            run.log_metric("child", 1.0, 1)
+            assert tracelet.stop_logging().status.value == "RUNNING"
+            own = tracelet.start_logging("own", "project", "jsonl", config={"silent": True})
+            own.log_metric("loss", 2.0, 2)
+            report = own.stop()
+            os._exit(0 if report.complete else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        run.log_metric("main", 20.0, 20)
+        assert sidecar() == before
+        print(run.stop().complete)
+    """
+    assert finished(begin(code, tmp_path, depot)) == ["True"]
+    assert curves(depot) == {"main": [*STEPS, 20.0], "child": [1.0]}
+    assert (tmp_path / "tracelet-jsonl" / "project" / "own.jsonl").exists()
+    wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
+
+
+def test_many_children_cost_little(tmp_path: Path, depot: Depot) -> None:
+    """A hundred workers that are silent do not keep the sidecar busy."""
+    code = """
+        children = []
+        for number in range(100):
+            pid = os.fork()
+            if pid == 0:
+                run.log_metric(f"child{number}", 1.0, 1)
+                time.sleep(60)
+                os._exit(0)
+            children.append(pid)
+        while run.flush(5) and len(os.listdir(f".tracelet/{run.info.run_id}/seg")) < 101:
+            time.sleep(0.1)
+        run.flush(30)
+        time.sleep(2.0)
+        process = psutil.Process(before[0])
+        first, began = process.cpu_times(), time.monotonic()
+        time.sleep(5.0)
+        last, passed = process.cpu_times(), time.monotonic() - began
+        print((last.user + last.system - first.user - first.system) / passed)
+        for pid in children:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+        print(run.stop().backends["depot"].delivered)
+    """
+    share, delivered = finished(begin(code, tmp_path, depot))
+    assert float(share) < 0.1
+    assert int(delivered) == 120
+
+
+def test_a_child_that_says_its_first_word_too_late(tmp_path: Path, depot: Depot) -> None:
+    """
+    Nobody knew of it: the run was delivered and put away. The child is not harmed.
+
+    (A child is known by its first record; to know it by its fork would cost every worker that
+    never logs a file.)
+    """
+    code = """
+        pid = os.fork()
+        if pid == 0:
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            run.log_metric("child", 1.0, 1)
+            os._exit(7)
+        run.stop()
+        while os.listdir(".tracelet") != [".gitignore"]:
+            time.sleep(0.01)
+        open("go", "w").close()
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert finished(begin(code, tmp_path, depot)) == ["7"]
+    assert curves(depot) == {"main": STEPS}

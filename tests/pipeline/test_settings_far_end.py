@@ -1,0 +1,326 @@
+"""
+Every setting changes something that can be seen from outside.
+
+The list of settings is read from the class: a new one without a check here fails. The far end is
+the file that the jsonl backend writes, the memory of the memory backend, or a server that notes
+what it is asked.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional
+
+import pytest
+
+import tracelet
+from tracelet.backends import memory
+from tracelet.settings import TraceletSettings
+
+Check = Callable[..., None]
+CHECKS: dict[str, Check] = {}
+
+
+def seen_at_the_far_end(setting: str) -> Callable[[Check], Check]:
+    def note(check: Check) -> Check:
+        CHECKS[setting] = check
+        return check
+
+    return note
+
+
+@pytest.mark.parametrize("setting", TraceletSettings.names())
+def test_a_setting_is_seen_at_the_far_end(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert setting in CHECKS, f"the setting {setting!r} has no check in {__file__}"
+    CHECKS[setting](tmp_path, capsys)
+
+
+def test_no_check_is_left_from_a_setting_that_is_gone() -> None:
+    assert set(CHECKS) <= set(TraceletSettings.names())
+
+
+@pytest.fixture(autouse=True)
+def _store() -> Iterator[None]:
+    memory.clear()
+    yield
+    memory.clear()
+
+
+# -- looking at the far end -------------------------------------------------------------------
+
+
+def record(config: Optional[dict[str, Any]] = None, **arguments: Any) -> tracelet.Run:
+    """A run with one point, to the jsonl backend unless it is said otherwise."""
+    arguments.setdefault("backend", "jsonl")
+    run = tracelet.start_logging(**arguments, config={"silent": True, **(config or {})})
+    run.log_metric("loss", 0.5, 1)
+    return run
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.jsonl"))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def first_line(folder: Path) -> dict[str, Any]:
+    (path,) = files(folder / "tracelet-jsonl")
+    return lines(path)[0]
+
+
+def points(path: Path) -> list[float]:
+    return [line["value"] for line in lines(path) if line["type"] == "metric"]
+
+
+def soon(holds: Callable[[], bool], patience_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def spool(folder: Path) -> list[Path]:
+    """The runs that are in the spool."""
+    return sorted(path.parent for path in folder.glob("*/run.json"))
+
+
+# -- one check for each -----------------------------------------------------------------------
+
+
+@seen_at_the_far_end("backend")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record(backend=["jsonl", "memory"], config={"shipper": "thread"}).stop()
+    assert len(files(tmp_path / "tracelet-jsonl")) == 1
+    assert len(memory.runs()) == 1
+
+
+@seen_at_the_far_end("project")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record(project="vision").stop()
+    assert first_line(tmp_path)["project"] == "vision"
+
+
+@seen_at_the_far_end("exp_name")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record(exp_name="baseline").stop()
+    assert first_line(tmp_path)["name"] == "baseline"
+
+
+@seen_at_the_far_end("experiment_name")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record(project="weaker", config={"experiment_name": "stronger"}).stop()
+    assert first_line(tmp_path)["project"] == "stronger"
+
+
+@seen_at_the_far_end("run_name")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record(exp_name="weaker", config={"run_name": "stronger"}).stop()
+    assert first_line(tmp_path)["name"] == "stronger"
+
+
+@seen_at_the_far_end("tags")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record({"tags": {"team": "ml", "seed": 7, "big": True}}).stop()
+    assert first_line(tmp_path)["tags"] == {"team": "ml", "seed": "7", "big": "True"}
+
+
+@seen_at_the_far_end("backend_url")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record(backend_url=str(tmp_path / "elsewhere")).stop()
+    assert len(files(tmp_path / "elsewhere")) == 1
+
+
+@seen_at_the_far_end("api_key")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    pytest.importorskip("mlflow")
+    heard: list[Optional[str]] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(tracelet.ConfigError):
+            tracelet.start_logging(
+                backend="mlflow",
+                backend_url=f"http://127.0.0.1:{server.server_port}",
+                api_key="sesame",
+                config={"silent": True},
+            )
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert "Bearer sesame" in heard
+
+
+@seen_at_the_far_end("spool_dir")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    with record({"spool_dir": "over/there"}) as run:
+        assert [path.name for path in spool(tmp_path / "over" / "there")] == [run.info.run_id]
+    assert not (tmp_path / ".tracelet").exists()
+
+
+@seen_at_the_far_end("shipper")
+def _(_tmp_path: Path, _capsys: Any) -> None:
+    # Another process cannot deliver into the memory of this one.
+    record({"shipper": "process"}, backend="memory").stop()
+    assert memory.runs() == {}
+    record({"shipper": "thread"}, backend="memory").stop()
+    assert len(memory.runs()) == 1
+
+
+@seen_at_the_far_end("mode")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    record({"mode": "disabled"}).stop()
+    assert list(tmp_path.iterdir()) == []
+    report = record({"mode": "offline"}).stop()
+    assert (report.recorded, report.pending) == (1, 1)
+    assert "1 pending → tracelet sync" in str(report)
+    assert not (tmp_path / "tracelet-jsonl").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "tracelet", "sync", ".tracelet"], capture_output=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert [points(path) for path in files(tmp_path / "tracelet-jsonl")] == [[0.5]]
+
+
+@seen_at_the_far_end("run_id")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    with record() as run:
+        former = run.remote().id
+    record({"run_id": former}).stop()
+    (path,) = files(tmp_path / "tracelet-jsonl")
+    assert points(path) == [0.5, 0.5]
+
+
+DIES = """
+import os, tracelet
+run = tracelet.start_logging("name", "project", "jsonl", config={"mode": "offline"})
+run.log_metric("loss", 0.25, 0)
+os._exit(1)
+"""
+
+
+@seen_at_the_far_end("resume")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    for resume, expected in (("never", [[0.5]]), ("auto", [[0.25, 0.5]])):
+        subprocess.run([sys.executable, "-c", DIES], timeout=60)
+        where = tmp_path / resume
+        run = record({"resume": resume, "mode": "offline"}, exp_name="name", project="project")
+        run.stop()
+        last = tmp_path / ".tracelet" / run.info.run_id
+        subprocess.run([sys.executable, "-m", "tracelet", "sync", str(last)], timeout=60)
+        (tmp_path / "tracelet-jsonl").rename(where)
+        assert [points(path) for path in files(where)] == expected
+
+
+@seen_at_the_far_end("keep_runs")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    root = tmp_path / ".tracelet"
+    record({"keep_runs": 0}).stop()
+    assert soon(lambda: spool(root) == [])
+    kept = []
+    for _number in range(3):
+        with record({"keep_runs": 2}) as run:
+            kept.append(run.info.run_id)
+    assert soon(lambda: len(spool(root)) == 2)
+    assert {path.name for path in spool(root)} < set(kept)
+    assert soon(lambda: all(path.suffix == ".gz" for path in root.glob("*/seg/*")))
+    with record({"keep_runs": "all"}) as run:
+        kept.append(run.info.run_id)
+    assert soon(lambda: bool(list((root / kept[-1] / "seg").glob("*.gz"))))
+    assert len(spool(root)) == 3
+
+
+@seen_at_the_far_end("keep_tensorboard")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    writers = pytest.importorskip("tensorboardX")
+    for keep in (True, False):
+        with record({"keep_tensorboard": keep}, exp_name=str(keep)):
+            writer = writers.SummaryWriter(str(tmp_path / f"keep {keep}"))
+            writer.add_scalar("accuracy", 0.75, 2)
+            writer.close()
+        assert any(0.75 in points(path) for path in files(tmp_path / "tracelet-jsonl"))
+        assert bool(list(tmp_path.glob(f"keep {keep}/**/events.out.*"))) is keep
+
+
+@seen_at_the_far_end("snapshot")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    for snapshot in (True, False):
+        (tmp_path / "model").write_bytes(b"then")
+        run = record({"snapshot": snapshot, "mode": "offline"}, exp_name=f"copy {snapshot}")
+        run.log_artifact("model")
+        (tmp_path / "model").write_bytes(b"now!")
+        run.stop()
+        copies = list((tmp_path / ".tracelet" / run.info.run_id / "blobs").iterdir())
+        assert len(copies) == snapshot
+        subprocess.run([sys.executable, "-m", "tracelet", "sync", ".tracelet"], timeout=60)
+        kept = (tmp_path / "tracelet-jsonl").glob(f"**/copy*{snapshot}.files/**/model")
+        # Without a copy, what arrives is not what was logged, and is never passed off as that.
+        assert (b"then" in [path.read_bytes() for path in kept]) is snapshot
+
+
+@seen_at_the_far_end("strict")
+def _(_tmp_path: Path, _capsys: Any) -> None:
+    with record() as run:
+        run.log_artifact("missing")
+    with record({"strict": True}) as run, pytest.raises(tracelet.TraceletError):
+        run.log_artifact("missing")
+
+
+@seen_at_the_far_end("silent")
+def _(_tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record().stop()
+    assert capsys.readouterr().err == ""
+    record({"silent": False}).stop()
+    said = capsys.readouterr().err.splitlines()
+    # On a slow machine stop says what it waits for, too.
+    assert [line for line in said if "waiting for" not in line] == [said[0], said[-1]]
+    assert said[0] != said[-1]
+
+
+@seen_at_the_far_end("handle_sigterm")
+def _(_tmp_path: Path, _capsys: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with record():
+        assert signal.getsignal(signal.SIGTERM) is before
+    with record({"handle_sigterm": True}):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    # What becomes of the run is in `test_exit_status.py`.
+
+
+@seen_at_the_far_end("disable")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    writers = pytest.importorskip("tensorboardX")
+    for disable, arrived in (([], [0.5, 0.75]), (["tensorboardx"], [0.5])):
+        name = f"without {len(disable)}"
+        with record({"disable": disable}, exp_name=name):
+            writer = writers.SummaryWriter(str(tmp_path / name))
+            writer.add_scalar("accuracy", 0.75, 2)
+            writer.close()
+        (path,) = [path for path in files(tmp_path / "tracelet-jsonl") if name[-1] in path.stem]
+        assert points(path) == arrived

@@ -1,0 +1,60 @@
+"""
+A training program for the tests to kill: it logs numbers and writes down what was acknowledged.
+
+Run with a JSON object as its only argument: ``config`` for ``start_logging``, ``backend``,
+``points`` (None for ever), ``pause_s`` between points, ``ack``: a file that always holds how many
+calls have returned, ``end``: how to end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import sys
+import time
+
+
+def main() -> None:
+    plan = json.loads(sys.argv[1])
+    from tensorboardX import SummaryWriter
+
+    import tracelet
+
+    tracelet.start_logging(
+        exp_name=plan.get("name", "victim"),
+        project="kills",
+        backend=plan.get("backend", "jsonl"),
+        config=plan["config"],
+    )
+    writer = SummaryWriter(logdir=plan.get("logdir", "runs/victim"))
+    ack = os.open(plan["ack"], os.O_WRONLY | os.O_CREAT)
+    first = plan.get("first", 0)
+    number = first
+    while plan.get("points") is None or number < first + plan["points"]:
+        writer.add_scalar("loss", number / 7, number)
+        number += 1
+        os.pwrite(ack, struct.pack("<Q", number), 0)
+        if plan.get("pause_s"):
+            time.sleep(plan["pause_s"])
+    end = plan.get("end", "stop")
+    if end == "stop":
+        tracelet.stop_logging()
+    elif end == "return":
+        return
+    elif end == "raise":
+        raise RuntimeError("as planned")
+    elif end == "exit":
+        sys.exit(3)
+    elif end in ("SIGINT", "SIGTERM", "SIGKILL", "SIGHUP"):
+        os.kill(os.getpid(), getattr(signal, end))
+        time.sleep(30)
+    elif end == "_exit":
+        os._exit(4)
+    elif end == "wait":
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    main()
