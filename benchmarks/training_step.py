@@ -1,0 +1,128 @@
+"""Figure 7: how much slower a training becomes, its tracker being fed on the same cores."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from typing import Any, Callable
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from benchmarks.measure import Pairs, interleaved, percentile
+from benchmarks.report import run, table
+from benchmarks.stores import sqlite, tracked
+
+SCALARS = 5
+STEPS_MS = (2.0, 0.3)
+
+
+def measure(quick: bool) -> None:
+    """Train with plain TensorBoard and with a run, in turn, for two lengths of step."""
+    # One thread, as each rank of a real job has its cores; the other core is the sidecar's.
+    torch.set_num_threads(1)
+    uri = sqlite()
+    pairs, seconds = (20, 0.6) if quick else (40, 1.5)
+    rows = [_row(aim_ms, pairs, seconds, uri) for aim_ms in STEPS_MS]
+    print()
+    table(["step without logging", "measured", "plain, ms", "with, ms", "slower, %", "limit"], rows)
+    print(f"\n{SCALARS} scalars per step, torch's writer, SQLite sidecar delivering meanwhile.")
+
+
+def _row(aim_ms: float, pairs: int, seconds: float, uri: str) -> list[str]:
+    for _ in range(4):
+        width, step = _calibrated(aim_ms)
+        alone_ms = _alone(step)
+        if abs(alone_ms / aim_ms - 1) <= 0.2:
+            break
+    count = max(50, int(seconds * 1000 / alone_ms))
+
+    def plain() -> float:
+        return _train(step, count)
+
+    def ours() -> float:
+        with tracked(uri):
+            return _train(step, count)
+
+    without, with_run = interleaved(pairs, plain, ours)
+    slower = Pairs(without, with_run).ratio
+    percent = [(value - 1) * 100 for value in (slower.median, slower.low, slower.high)]
+    row = [
+        f"{alone_ms:.2f} ms (width {width})",
+        f"{pairs} pairs of {count} steps",
+        f"{statistics.median(without) / count * 1000:.3f}",
+        f"{statistics.median(with_run) / count * 1000:.3f}",
+        f"{percent[0]:+.2f} [{percent[1]:+.2f}, {percent[2]:+.2f}]",
+        "<= 1" if aim_ms == STEPS_MS[0] else "",
+    ]
+    print(f"{alone_ms:.2f} ms: {row[4]} %", flush=True)
+    return row
+
+
+def _model(width: int) -> Callable[[], float]:
+    """Return one step of a small network: forward, backward, descent, loss as a number."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    cross_entropy = nn.CrossEntropyLoss()
+    points, labels = torch.randn(64, 64), torch.randint(10, (64,))
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(points), labels)
+        loss.backward()
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+def _alone(step: Callable[[], float]) -> float:
+    """Return what one step takes in ms when nothing else disturbs it: the lower quartile."""
+    for _ in range(20):
+        step()
+    times = []
+    for _ in range(300):
+        begin = time.perf_counter()
+        step()
+        times.append((time.perf_counter() - begin) * 1000)
+    return percentile(times, 0.25)
+
+
+def _calibrated(aim_ms: float) -> tuple[int, Callable[[], float]]:
+    """Find the width whose step takes ``aim_ms`` on this machine, or the nearest there is."""
+    tried = {}
+    low, high = 4, 16_384
+    while high - low > max(1, low // 20):
+        middle = (low + high) // 2
+        tried[middle] = _alone(_model(middle))
+        if tried[middle] < aim_ms:
+            low = middle
+        else:
+            high = middle
+    width = min(tried, key=lambda each: abs(tried[each] - aim_ms))
+    return width, _model(width)
+
+
+def _train(step: Callable[[], float], count: int) -> float:
+    """Return the seconds that ``count`` steps take, their scalars logged."""
+    writer = SummaryWriter("runs/training")
+    gc.collect()
+    begin = time.perf_counter()
+    for index in range(count):
+        loss = step()
+        _log(writer, loss, index)
+    seconds = time.perf_counter() - begin
+    writer.close()
+    return seconds
+
+
+def _log(writer: Any, loss: float, step: int) -> None:
+    for index in range(SCALARS):
+        writer.add_scalar(f"train/metric{index}", loss + index, step)
+
+
+if __name__ == "__main__":
+    run("Figure 7: training slowed", measure)
