@@ -418,6 +418,21 @@ def test_a_line_that_a_full_disk_cut_is_mended(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("left", [b"", b"17000", b"1700000000255 1.9", b"1700000000255 1.9 1\n17"])
+def test_a_file_that_a_kill_left_half_written_is_mended(tmp_path: Path, left: bytes) -> None:
+    """MLflow itself cannot read a run any more of which one metric has no point, or half of one."""
+    run = Run(tmp_path, str(tmp_path / "mlruns"))
+    run.send(metric("accuracy", 0.5, 1))
+    [folder] = (tmp_path / "mlruns").glob("*/*/metrics")
+    (folder / "train").mkdir()
+    (folder / "train" / "loss").write_bytes(left)
+    again = Run(tmp_path, run.url, resume=run.remote, run_id=run.info.run_id)
+    again.send(metric("train/loss", 1.9, 1, 1700000000.255), resend=True)
+    again.backend.close(RunStatus.FINISHED)
+    found = seen(run.url, run.remote.id)
+    assert (found.curve("train/loss"), found.curve("accuracy")) == ([(1, 1.9)], [(1, 0.5)])
+
+
 def test_a_server_on_files_gets_no_point_twice(mlflow_file_server: Server, tmp_path: Path) -> None:
     """It does not say what it keeps its runs in; MLflow 3.1's server does so by default."""
     for project in ("named", "Default"):

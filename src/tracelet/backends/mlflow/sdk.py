@@ -144,7 +144,24 @@ class SdkStore:
 
     def run(self, run_id: str) -> RunState:
         """Return the run."""
-        return _run(self._ask("the run", "get_run", run_id))
+        try:
+            return _run(self._ask("the run", "get_run", run_id))
+        except (ValueError, BackendError):
+            if not self._mended(run_id):
+                raise
+            return _run(self._ask("the run", "get_run", run_id))
+
+    def _mended(self, run_id: str) -> bool:
+        """Take away what a kill left half written in a folder of files, over which MLflow fails."""
+        mended = False
+        for path in self._folder.glob(f"*/{run_id}/metrics/**/*") if self._folder else ():
+            size = path.stat().st_size if path.is_file() else None
+            if size is None or size == whole_lines(path) != 0:
+                continue
+            if path.stat().st_size == 0:
+                path.unlink()
+            mended = True
+        return mended
 
     def update_run(self, run_id: str, status: str, end: Optional[int]) -> None:
         """Set status and end."""
