@@ -47,6 +47,19 @@ def test_a_batch_keeps_the_limits_of_the_backend(run: RunDir) -> None:
     assert len(store.metrics) == 500
 
 
+def test_what_is_left_to_send_decides_how_long_a_lane_rests(run: RunDir) -> None:
+    """Behind a full batch there is more at once; behind the last one it gathers, if it may."""
+    writer = SpoolWriter(run)
+    lane = Line(run, Store()).delivery.lanes["light"]
+    log_points(writer, 250)
+    assert lane.step().seconds == 0.0  # opens
+    full, second, rest = (lane.step() for _ in range(3))
+    assert [full.seconds, second.seconds] == [0.0, 0.0]
+    assert 0.0 < rest.seconds < 1.0
+    log_points(writer, 1)
+    assert lane.step(hurry=True).seconds == 0.0
+
+
 def test_an_answer_that_got_lost_costs_nothing_and_doubles_nothing(run: RunDir) -> None:
     """The same batch goes again, marked, and the position moves only after a yes."""
     writer, store = SpoolWriter(run), Store()

@@ -63,7 +63,7 @@ class Load:
     ``unsupported`` those of which a record cannot be taken by the backend. ``behind`` is, in the
     order they were read, where each writer stands after it. ``blobs`` are the files that only this
     load needs. ``resend`` says that the records may have arrived before, ``again`` that they have
-    been announced before.
+    been announced before, ``full`` that there was more to read.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -76,6 +76,7 @@ class Load:
     blobs: list[Blob] = field(default_factory=list)
     resend: bool = False
     again: bool = False
+    full: bool = False
     keys: set[str] = field(default_factory=set)
     size: int = 0
 
@@ -185,6 +186,7 @@ class Assembly:
             self._turn = (self._turn + 1) % max(len(turns), 1)
             for writer in turns:
                 if not self._fill(load, writer, numbers[writer], None):
+                    load.full = True
                     break
             self._doubtful = self._doubtful and bool(load.behind)
         self._steps.update(load.steps)

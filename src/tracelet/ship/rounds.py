@@ -17,6 +17,8 @@ class Rounds:
         self._waiting: list[Shipment] = []
         self.shipments: list[Shipment] = []
         self._doze = Doze()
+        #: For how long a lane would like to be left alone.
+        self._gathering = 0.0
 
     def add(self, shipment: Shipment) -> None:
         """Serve a shipment from the next turn on; later, while somebody else ships its run."""
@@ -50,14 +52,14 @@ class Rounds:
             elif shipment.vanished:
                 self._waiting.remove(shipment)
         pause = 60.0 if not self._waiting else 0.2
-        changed = False
+        changed, self._gathering = False, 0.0
         for shipment in list(self.shipments):
             pause = min(pause, self._serve(shipment))
             changed = shipment.watch() or changed
         self.put_away()
         if changed or pause < self._doze.shortest_s:
             self._doze.wake()
-        return min(pause, self._doze.rest())
+        return min(pause, max(self._gathering, self._doze.rest()))
 
     def wake(self) -> None:
         """Look often again."""
@@ -75,14 +77,15 @@ class Rounds:
             # Not before: somebody may be waiting for it to be gone from here.
             self.shipments.remove(shipment)
 
-    @staticmethod
-    def _serve(shipment: Shipment) -> float:
+    def _serve(self, shipment: Shipment) -> float:
         pause = 60.0
         for lane in ("light", "heavy"):
             for delivery in shipment.all():
                 step = shipment.work(delivery, delivery.lanes[lane])
-                if step.kind == "wait":
+                if step.seconds:
                     pause = min(pause, step.seconds)
+                    if step.kind == "sent":
+                        self._gathering = max(self._gathering, step.seconds)
                 elif step.kind != "idle":
                     pause = 0.0
         return pause

@@ -36,6 +36,8 @@ log = logging.getLogger("tracelet")
 #: How long it stays after the trainer's death while nothing moves because a backend is away. The
 #: spool waits longer.
 LIFETIME_S = 15 * 60.0
+#: How far it steps back behind the training on a busy machine.
+NICE = 10
 #: How long it stays while something is said to move and no record is answered: a call that hangs
 #: in somebody's SDK, or a very large file.
 HANGING_S = 6 * 3600.0
@@ -67,6 +69,8 @@ class _LaneThread(threading.Thread):
             doze.wake()
             if step.kind == "wait":
                 self.stopped.wait(min(step.seconds, 1.0))
+            elif step.seconds:
+                self.wake.wait(step.seconds)
 
     def stop(self) -> None:
         """Ask the thread to end after the step it is in."""
@@ -297,13 +301,26 @@ def _lifetime() -> float:
     return LIFETIME_S
 
 
+def _step_back() -> None:
+    """
+    Let the training have the processors first.
+
+    Linux groups tasks by session before it looks at how nice they are (sched(7), "The autogroup
+    feature"), and the sidecar has a session of its own: without the second half it would get as
+    much of a busy machine as the whole training.
+    """
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(f"{NICE}\n", encoding="ascii")
+
+
 def main() -> None:
     """Run the sidecar; its runs are named on standard input."""
     log.setLevel(logging.INFO)
     log.propagate = False
     sys.stderr = _RedactedStream(sys.stderr)
-    if hasattr(os, "nice"):
-        os.nice(10)
+    _step_back()
     sidecar = Sidecar(_lifetime())
     listener = threading.Thread(
         target=_listen, args=(sidecar, sys.stdin.buffer), name="tracelet-pipe", daemon=True
