@@ -654,21 +654,26 @@ def test_a_folder_that_was_deleted_is_noticed_and_counted(
     assert log.lost == {"disk": 100}
 
 
-def test_a_file_of_the_program_s_own_does_not_get_our_number(
-    run: RunDir, log: SpoolWriter, tmp_path: Path
-) -> None:
+def test_a_file_of_the_program_s_own_does_not_get_our_number(tmp_path: Path) -> None:
     """Until we notice that it has closed everything, nothing may get into its own files."""
-    log.scalar("a", "b", 0.0, 0, None)
-    assert log._segment is not None
-    fd = log._segment.fd
-    os.close(fd)
-    theirs = [os.open(tmp_path / f"theirs{n}", os.O_WRONLY | os.O_CREAT) for n in range(20)]
-    assert fd not in theirs
-    log.scalar("a", "b", 1.0, 1, None)
-    for each in theirs:
-        assert os.fstat(each).st_size == 0
-        os.close(each)
-    assert len(logged(run)) == 2
+    code = """
+import os, sys
+from spooling import new_run, logged
+from pathlib import Path
+from tracelet.spool.writer import SpoolWriter
+run = new_run(Path(sys.argv[1]))
+log = SpoolWriter(run)
+log.scalar("a", "b", 0.0, 0, None)
+fd = log._segment.fd
+os.close(fd)
+flags = os.O_WRONLY | os.O_CREAT
+theirs = [os.open(Path(sys.argv[1], f"theirs{n}"), flags) for n in range(20)]
+assert fd not in theirs, (fd, theirs)
+log.scalar("a", "b", 1.0, 1, None)
+assert [os.fstat(each).st_size for each in theirs] == [0] * 20
+assert len(logged(run)) == 2
+"""
+    program(code, tmp_path)
 
 
 def test_the_standard_streams_are_not_ours(tmp_path: Path) -> None:
