@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from families import Family
 
+from tracelet.naming import series_tag
+
 #: What each method's event holds: the kind of the event, or of its first value, or its plugin.
 KINDS = {
     "add_histogram": "histo",
@@ -183,8 +185,14 @@ def test_add_scalars(family: Any, keep: bool, tmp_path: Path, main: str) -> None
         writer.add_scalars(main, {"z": 7})
         writer.add_scalars(main, {"z": 8}, 2.5, 12.5)
         writer.close()
-    assert sink.points(f"{main}/x y") == [(0.1, step) for step in range(3)]
-    assert sink.points(f"{main}/z") == [(0.0, 0), (1.0, 1), (2.0, 2), (7.0, None), (8.0, 2.5)]
+    assert sink.points(series_tag(main, "x y")) == [(0.1, step) for step in range(3)]
+    assert sink.points(series_tag(main, "z")) == [
+        (0.0, 0),
+        (1.0, 1),
+        (2.0, 2),
+        (7.0, None),
+        (8.0, 2.5),
+    ]
     assert sink.scalars[-1].time == 12.5
     assert {seen.stream for seen in sink.scalars} == {str(logs)}
     assert not sink.events
@@ -201,10 +209,14 @@ def test_add_scalars_with_a_value_that_tensorboard_has_to_judge(
             writer.add_scalars("a/b", {"first": 0.3, "bad": object(), "never": 1.0}, 1)
         writer.close()
     assert [(seen.tag, seen.value, seen.step) for seen in sink.scalars] == [
-        ("a/b/good", 0.3, 1),
-        ("a/b/odd", 0.1, 1),
-        ("a/b/x/y", 0.2, 1),
-        ("a/b/first", 0.3, 1),  # it was written before TensorBoard came to the bad one
+        (series_tag("a/b", "good"), 0.3, 1),
+        (series_tag("a/b", "odd"), 0.1, 1),
+        (series_tag("a/b", "x/y"), 0.2, 1),
+        (
+            series_tag("a/b", "first"),
+            0.3,
+            1,
+        ),  # it was written before TensorBoard came to the bad one
     ]
     assert {seen.stream for seen in sink.scalars} == {str(tmp_path / "logs")}
     assert not sink.events
@@ -222,7 +234,10 @@ def test_add_scalars_of_something_like_a_dictionary(family: Any, tmp_path: Path)
         writer = family.open(str(tmp_path / "logs"))
         writer.add_scalars("main", Pairs(), 1)
         writer.close()
-    assert [(seen.tag, seen.value) for seen in sink.scalars] == [("main/a", 0.5), ("main/b", 0.25)]
+    assert [(seen.tag, seen.value) for seen in sink.scalars] == [
+        (series_tag("main", "a"), 0.5),
+        (series_tag("main", "b"), 0.25),
+    ]
 
 
 def test_add_scalars_when_recording_fails_half_way(family: Any, tmp_path: Path) -> None:
@@ -248,8 +263,8 @@ def test_add_scalars_when_recording_fails_half_way(family: Any, tmp_path: Path) 
     integration.uninstall()
     assert len(errors) == 1
     assert sorted((seen.tag, seen.value) for seen in sink.scalars) == [
-        ("main/a", 0.1),
-        ("main/b", 0.2),
+        (series_tag("main", "a"), 0.1),
+        (series_tag("main", "b"), 0.2),
     ]
     assert not sink.events
 
@@ -499,7 +514,7 @@ def test_an_embedding_of_a_closed_writer(family: Any, keep: bool, tmp_path: Path
         writer.add_scalars("main", {"a": 0.5}, 1)
         writer.close()
     assert len(sink.files) == 2
-    assert sink.points("main/a") == [(0.5, 1)]
+    assert sink.points(series_tag("main", "a")) == [(0.5, 1)]
     assert (tmp_path / "logs").exists() is keep
 
 
@@ -605,9 +620,9 @@ def test_a_writer_that_was_told_to_write_nothing(keep: bool, tmp_path: Path) -> 
     assert [(seen.tag, seen.value, seen.step) for seen in sink.scalars] == [
         ("loss", 0.1, 3),
         ("a b", 0.1, 4),
-        ("main/a", 0.1, 5),
-        ("main/b", 0.2, 5),
-        ("main/a", 0.1, 6),
+        (series_tag("main", "a"), 0.1, 5),
+        (series_tag("main", "b"), 0.2, 5),
+        (series_tag("main", "a"), 0.1, 6),
     ]
     assert {seen.stream for seen in sink.scalars} == {str(tmp_path / "logs")}
     assert sink.events[0].hint == {"tag": "a hist", "step": 2.5}

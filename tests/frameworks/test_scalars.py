@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from families import Family
 
+from tracelet.naming import series_tag
 from tracelet.testing.fakes import RecordingSink
 
 BIG = 2**63
@@ -465,7 +466,10 @@ def test_a_call_in_the_middle_of_a_call(
                 integration.uninstall()
         writer.close()
     assert sink.points("loss") == [(0.1, 1)] * 2
-    assert sorted(sink.points("many/a") + sink.points("many/b")) == [(0.1, 1), (0.2, 1)]
+    assert sorted(sink.points(series_tag("many", "a")) + sink.points(series_tag("many", "b"))) == [
+        (0.1, 1),
+        (0.2, 1),
+    ]
     times = 4 if where == "writing" else 3  # recording a histogram is no scalar
     assert sink.points("signal") == [(0.5, 1), (0.25, 1)] * times
     assert len(sink.scalars) == 1 + 2 + 2 + 2 * times

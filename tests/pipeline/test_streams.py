@@ -178,7 +178,6 @@ def test_names_do_not_depend_on_the_host(tmp_path: Path, depot: Depot, host: str
     assert picture(depot.stored()[run]) == in_file
 
 
-@pytest.mark.xfail(reason="a series and a tag of the same spelling are one key as yet")
 def test_a_series_and_a_tag_do_not_meet(tmp_path: Path, depot: Depot) -> None:
     """``add_scalars("a", {"b": …})`` and a tag ``a/b`` are two curves."""
     run = tracelet.start_logging("run", "project", "memory", config={"shipper": "thread"})

@@ -32,7 +32,7 @@ class Sink(Protocol):
 
         Args:
             stream: The log directory of the writer, as the writer has it.
-            tag: The tag as the user wrote it.
+            tag: The tag as the user wrote it; of a series of ``add_scalars``, ``series_tag``.
             value: The exact double.
             step: The step: an ``int`` within 64 bits, a fraction, or None when none was given.
             time: Seconds since the epoch when the user gave them, else None for now.

@@ -16,6 +16,7 @@ from tracelet._guard import Call, Guard
 from tracelet.capture.base import Sink
 from tracelet.capture.notes import Hint, Series, here, speakable, stream_of
 from tracelet.capture.taps import Family, metadata_of
+from tracelet.naming import series_tag
 
 __all__ = ["Steps", "arguments", "hinting", "histogram", "hparams", "scalars"]
 
@@ -114,7 +115,7 @@ def _record_certain(
         assert number is not None
         # Each by itself: the ones that fail come again with their event.
         with guard:
-            sink.scalar(stream, f"{series.tag}/{name}", number, step, time)
+            sink.scalar(stream, series_tag(series.tag, name), number, step, time)
             series.recorded.add(name)
 
 

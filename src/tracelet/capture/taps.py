@@ -27,6 +27,7 @@ from tracelet.capture.notes import (
     stream_of,
 )
 from tracelet.capture.values import Values
+from tracelet.naming import series_tag
 
 __all__ = ["Family", "event_recorder", "event_tap", "scalar_recorder"]
 
@@ -278,7 +279,7 @@ def _record_series(
     if name not in series.recorded:
         sink.scalar(
             notes.stream or stream_of(writer, "_logdir"),
-            f"{series.tag}/{name}".encode("utf-8", "replace").decode(),
+            series_tag(series.tag, name).encode("utf-8", "replace").decode(),
             Values.late_double(series.values.get(name, seen), seen),
             None if series.step is None else Values.late_step(series.step, event.step),
             event.wall_time or None,

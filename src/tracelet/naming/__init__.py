@@ -11,6 +11,14 @@ from __future__ import annotations
 from tracelet.naming.keymap import KeyMap, mapped, posix_form
 from tracelet.naming.params import flatten
 from tracelet.naming.paths import artifact_path
-from tracelet.naming.streams import Names
+from tracelet.naming.streams import Names, series_tag
 
-__all__ = ["KeyMap", "Names", "artifact_path", "flatten", "mapped", "posix_form"]
+__all__ = [
+    "KeyMap",
+    "Names",
+    "artifact_path",
+    "flatten",
+    "mapped",
+    "posix_form",
+    "series_tag",
+]

@@ -21,8 +21,20 @@ from typing import Any, Final, Iterable, Iterator, Mapping, Optional, Sequence
 from tracelet.naming.directories import Directory, directory, is_timestamp, shared_parts
 from tracelet.naming.hashes import short_hashes
 
+#: Between main tag and series of ``add_scalars``: ``a`` with a series ``b`` is no tag ``a/b``.
+_SERIES: Final = "\0"
 #: Stream of explicit calls (``run.log_metric``); it has the keys of the plain stream.
 EXPLICIT: Final = ""
+
+
+def series_tag(main: str, series: str) -> str:
+    """Return the tag of one series of ``add_scalars``; its key is ``main/series``."""
+    return f"{main}{_SERIES}{series}"
+
+
+def _spoken(tag: str) -> str:
+    """Return a tag as a person reads it."""
+    return tag.replace(_SERIES, "/")
 
 
 class Names:
@@ -88,7 +100,7 @@ class Names:
             return found
         self.stream(logdir)
         prefix = self._prefixes[logdir]
-        plain = f"{prefix}/{tag}" if prefix else tag
+        plain = f"{prefix}/{_spoken(tag)}" if prefix else _spoken(tag)
         key = next(
             name
             for name in _alternatives(plain, prefix, tag)
@@ -149,6 +161,7 @@ class Names:
         _, kind, logdir, tag, key = entry
         self._keys[kind, logdir, tag] = key
         self._owners.setdefault((kind, key), (self._prefixes.get(logdir, ""), tag))
+        tag = _spoken(tag)
         if key != tag:
             original = self._originals.setdefault(key, (logdir, tag))
             if original[1] != tag or self._prefixes[original[0]] != self._prefixes[logdir]:
