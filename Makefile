@@ -31,7 +31,7 @@ test: $(VENV)/test.stamp  ## everything that can be proved on this machine
 
 .PHONY: soak
 soak: $(VENV)/test.stamp  ## SIGKILL at any moment, KILLS=100 times for each case
-	$(LOCAL) TRACELET_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/pipeline/test_kill.py
+	$(LOCAL) TRACELET_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/pipeline/test_kill.py tests/pipeline/test_kill_mlflow.py
 
 .PHONY: bench
 bench: $(VENV)/test.stamp  ## the figures of README; QUICK=1 for a short look

@@ -1,0 +1,70 @@
+"""SIGKILL of everything, at any moment, on the way into each kind of MLflow store."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.pipeline.programs import Trainer, left_over
+
+from services.mlflow_reader import tracking
+from services.mlflow_server import Server, fresh_database, mlflow_server
+from tracelet.ship.drain import drain
+from tracelet.spool.rundir import find_runs
+
+__all__ = ["fresh_database", "mlflow_server"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.figure(10),
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="finds the sidecar through /proc"
+    ),
+]
+
+KILLS = int(os.environ.get("TRACELET_KILLS", "2"))
+
+
+@pytest.mark.parametrize("attempt", range(KILLS))
+@pytest.mark.parametrize("store", ["sqlite", "files", "server"])
+def test_nothing_is_lost_and_nothing_doubled(
+    tmp_path: Path, store: str, attempt: int, mlflow_server: Server, fresh_database: Path
+) -> None:
+    """More than a thousand points per second; the file store only appends, and is not fooled."""
+    (tmp_path / "mlflow.db").write_bytes(fresh_database.read_bytes())
+    url = {
+        "sqlite": f"sqlite:///{tmp_path}/mlflow.db",
+        "files": str(tmp_path / "mlruns"),
+        "server": mlflow_server.url,
+    }[store]
+    random.seed(f"{store}{attempt}")
+    name = f"victim-{store}-{attempt}"
+    trainer = Trainer(
+        tmp_path, backend="mlflow", config={"backend_url": url}, pause_s=0.0003, name=name
+    )
+    trainer.logging()
+    sidecar = trainer.sidecar()
+    assert sidecar is not None
+    # MLflow is opened, sent to, and sent to again, in these seconds.
+    time.sleep(random.uniform(0.0, 8.0))
+    trainer.kill(sidecar=sidecar)
+    acknowledged = trainer.acknowledged
+
+    (run,) = find_runs(tmp_path / ".tracelet")
+    states = drain(run)
+
+    assert states["mlflow"].pending == 0
+    assert left_over(tmp_path / ".tracelet") == []
+    with tracking(url) as client:
+        experiment = client.get_experiment_by_name("kills")
+        assert experiment is not None
+        (found,) = client.search_runs([experiment.experiment_id], f"run_name = '{name}'")
+        history = client.get_metric_history(found.info.run_id, "loss")
+    points = sorted((point.step, point.value) for point in history)
+    assert points == [(number, number / 7) for number in range(len(points))]
+    assert len(points) >= acknowledged
+    assert found.info.status == "KILLED"
