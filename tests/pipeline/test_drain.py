@@ -23,6 +23,7 @@ import tracelet
 from tracelet.ship import state
 from tracelet.ship.drain import drain
 from tracelet.ship.state import BackendState
+from tracelet.spool.reader import unfinished
 from tracelet.spool.rundir import RunDir
 
 
@@ -330,7 +331,7 @@ def test_what_was_refused_is_kept(depot: Depot, tmp_path: Path) -> None:
     assert json.loads(lines[0])["record"]["text"] == "hello"
     check_sums(52, state.read(here))
     assert state.read(here)["depot"].complete
-    assert not here.unfinished()
+    assert not unfinished(here)
     # The file that was refused is still there to be sent by somebody.
     assert [path.read_bytes() for path in here.blobs.iterdir()] == [b"w" * 1000]
     # Nothing happens to it any more.

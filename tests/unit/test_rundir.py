@@ -12,6 +12,7 @@ from spooling import new_run
 from tracelet.errors import SpoolError
 from tracelet.records import RunEnd, RunInfo, RunStatus
 from tracelet.spool import rundir
+from tracelet.spool.reader import unfinished
 from tracelet.spool.rundir import (
     RunDir,
     default_root,
@@ -306,19 +307,19 @@ def test_a_run_is_unfinished_until_its_owner_says_that_it_has_finished(tmp_path:
         writer.scalar("a", "b", 1.0, 1, None)
         if status is not None:
             writer.record(RunEnd(status, 1.0))
-        assert not run.unfinished()  # somebody is at it
+        assert not unfinished(run)  # somebody is at it
         writer.close()
         run.release()
         return run
 
-    assert session(None).unfinished()
-    assert session(RunStatus.FAILED).unfinished()
-    assert session(RunStatus.KILLED).unfinished()
-    assert not session(RunStatus.FINISHED).unfinished()
-    assert new_run(tmp_path).unfinished()
+    assert unfinished(session(None))
+    assert unfinished(session(RunStatus.FAILED))
+    assert unfinished(session(RunStatus.KILLED))
+    assert not unfinished(session(RunStatus.FINISHED))
+    assert unfinished(new_run(tmp_path))
     taken_up = session(RunStatus.FINISHED)
     SpoolWriter(taken_up).close()
-    assert taken_up.unfinished()  # the newest session counts
+    assert unfinished(taken_up)  # the newest session counts
 
 
 # -- roots ----------------------------------------------------------------------------------

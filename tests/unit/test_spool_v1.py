@@ -29,7 +29,7 @@ from tracelet.records import (
     Text,
 )
 from tracelet.spool.cursor import Cursor
-from tracelet.spool.reader import Position, last_word, written
+from tracelet.spool.reader import Position, last_word, unfinished, written
 from tracelet.spool.rundir import RunDir, find_runs
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -76,7 +76,7 @@ def test_who_the_run_is(run: RunDir) -> None:
     assert run.info.tags == {"kind": "fixture"}
     assert run.segment_numbers() == {OWNER: [1, 2], CHILD: [1]}
     assert not run.owner_alive()
-    assert run.unfinished()
+    assert unfinished(run)
 
 
 def test_what_was_logged(run: RunDir) -> None:

@@ -29,6 +29,7 @@ from tracelet.run.preflight import Preflight
 from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
 from tracelet.ship import state
+from tracelet.spool.reader import unfinished
 from tracelet.spool.rundir import (
     RunDir,
     default_root,
@@ -237,7 +238,7 @@ def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:
         info = run_dir.info
         if (info.project, info.name) != (plan.loaded.project, plan.loaded.name):
             continue
-        if not run_dir.unfinished():
+        if not unfinished(run_dir):
             continue
         if dict(info.options) != options or list(info.backends) != list(plan.backends):
             plan.ledger.warn(

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
-from tracelet.records import RunEnd
+from tracelet.records import RunEnd, RunStatus
 from tracelet.spool import codec, frame
 from tracelet.spool.locks import lives, try_lock
 from tracelet.spool.rundir import RunDir, is_main
 
-__all__ = ["Item", "Position", "SegmentReader", "alive", "last_word", "written"]
+__all__ = ["Item", "Position", "SegmentReader", "alive", "last_word", "unfinished", "written"]
 
 #: Read at most so much of a segment at once.
 CHUNK_BYTES = 512 * 1024
@@ -580,6 +580,17 @@ def last_word(run: RunDir) -> Optional[RunEnd]:
         if reader.end is not None:
             return reader.end
     return None
+
+
+def unfinished(run: RunDir) -> bool:
+    """
+    Tell whether a training may be taken up again: its owner is gone, and did not say that it had
+    finished.
+    """
+    if run.owner_alive():
+        return False
+    end = last_word(run)
+    return end is None or end.status is not RunStatus.FINISHED
 
 
 def alive(run: RunDir, writer: str, number: int) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
 from tracelet.errors import SpoolError
-from tracelet.records import RunInfo, RunStatus
+from tracelet.records import RunInfo
 from tracelet.spool.locks import ProcessLock
 
 __all__ = [
@@ -199,18 +199,6 @@ class RunDir:
     def beat(self) -> None:
         """Give a sign of life where the file system has no locks; nothing elsewhere."""
         self._owner.beat()
-
-    def unfinished(self) -> bool:
-        """
-        Return True when the training may be taken up again: its owner is gone, and did not say
-        that it had finished.
-        """
-        from tracelet.spool.reader import last_word  # which stands on this module
-
-        if self.owner_alive():
-            return False
-        end = last_word(self)
-        return end is None or end.status is not RunStatus.FINISHED
 
     # -- segments -------------------------------------------------------------------------
 
