@@ -50,7 +50,14 @@ class BackendCounts:
         answered = self.delivered + self.rejected + self.unsupported
         return answered + self.pending + self.damaged
 
+    @property
+    def waiting(self) -> bool:
+        """True when something is left to do: records, or the run itself."""
+        return bool(self.pending) or self.state in ("starting", "opening", "waiting", "config")
+
     def __str__(self) -> str:
+        if not self.total and self.waiting:
+            return f"not there yet ({self.detail})" if self.detail else "not there yet"
         parts = [f"{self.delivered:,} delivered"] if self.delivered or not self.total else []
         for count, word in (
             (self.pending, "pending"),
@@ -96,7 +103,8 @@ class Report:
     def complete(self) -> bool:
         """True when nothing was lost, and every backend has all of it."""
         return not self.lost and all(
-            counts.delivered == self.spooled for counts in self.backends.values()
+            counts.delivered == self.spooled and not counts.waiting
+            for counts in self.backends.values()
         )
 
     def check(self) -> list[str]:
@@ -113,7 +121,7 @@ class Report:
         parts = [f"{self.recorded:,} recorded{_lost(self.lost)}"]
         parts += [f"{name} {counts}" for name, counts in self.backends.items()]
         line = f"tracelet: {' · '.join(parts)}"
-        if self.pending:
+        if any(counts.waiting for counts in self.backends.values()):
             return f"{line} → tracelet sync"
         looks = dict.fromkeys(counts.look for counts in self.backends.values() if counts.look)
         return f"{line} → {', '.join(looks)}" if looks else line

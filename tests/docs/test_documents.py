@@ -145,6 +145,8 @@ def test_every_command_and_option_is_documented() -> None:
             words = [word for word in parameter.opts if word.startswith("--")]
             missing += [f"{name} {word}" for word in words if f"`{word}" not in text]
     assert missing == []
+    known = {word for _, each in _commands(command_line) for p in each.params for word in p.opts}
+    assert set(re.findall(r"`(--[a-z-]+)", text)) - known - {"--version", "--help"} == set()
 
 
 def test_every_documented_command_exists() -> None:

@@ -261,7 +261,7 @@ def test_add_scalars_when_recording_fails_half_way(family: Any, tmp_path: Path) 
         writer.add_scalars("main", {"a": 0.1, "b": 0.2}, 1)
         writer.close()
     integration.uninstall()
-    assert len(errors) == 1
+    assert errors == []  # it came with its event: nothing was lost
     assert sorted((seen.tag, seen.value) for seen in sink.scalars) == [
         (series_tag("main", "a"), 0.1),
         (series_tag("main", "b"), 0.2),

@@ -161,12 +161,13 @@ def test_the_handler_that_one_may_ask_for(shipper: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="platform: no signals")
 def test_the_handler_passes_on_to_the_programs_own(tmp_path: Path) -> None:
     own = (
-        "def own(number, frame):\n    print('own', flush=True)\n    sys.exit(7)\n"
+        # (No ``print``: the signal may come while the one of "ready" is not through yet.)
+        "def own(number, frame):\n    os.write(1, b'own')\n    sys.exit(7)\n"
         "signal.signal(signal.SIGTERM, own)\n"
     )
     script = tmp_path / "program.py"
     start = START.format(config={"handle_sigterm": True, "silent": True})
-    script.write_text("import signal, sys\n" + own + start + WAIT)
+    script.write_text("import os, signal, sys\n" + own + start + WAIT)
     child = subprocess.Popen(
         [sys.executable, str(script), "tracelet"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )

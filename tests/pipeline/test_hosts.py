@@ -24,6 +24,7 @@ from tests.pipeline.programs import gone, jsonl, left_over, sidecars, wait_for
 from tests.pipeline.stores import new_run
 
 import tracelet
+from tracelet.backends import memory
 from tracelet.ship import state
 from tracelet.ship.host import wait_until_delivered
 from tracelet.ship.launch import RESTARTS, SidecarHost
@@ -104,6 +105,33 @@ def test_points_that_trickle_in_go_as_few_batches(depot: Depot, host: str) -> No
     assert run.stop().complete
     assert depot.values(run.info.run_id) == [float(number) for number in range(600)]
     assert len(depot.calls("write")) < 30
+
+
+def test_the_disk_confirms_segments_and_blobs(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a second or so, also while nobody takes them: power may be cut."""
+    confirmed, original = set(), os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        original(fd)
+        confirmed.add(Path(os.readlink(f"/proc/self/fd/{fd}")).parent.name)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    depot.order(open=("retry", "away"))
+    run = start(backend="depot", shipper="thread", **options(depot))
+    run.log_image("image", b"\x89PNG\r\n\x1a\n" + os.urandom(1024**2), 1)
+    wait_for(lambda: confirmed >= {"seg", "blobs"}, timeout=10.0)
+    depot.order()
+    assert run.stop().complete
+
+
+def test_what_is_kept_in_memory_is_kept_in_ours() -> None:
+    """A process beside the training would take it along when it ends."""
+    run = start(backend="memory")
+    run.log_metric("loss", 0.5, 1)
+    assert run.stop().complete
+    assert memory.runs()[run.info.run_id].metrics["loss"]
 
 
 @HOSTS

@@ -118,3 +118,13 @@ def test_a_terminal_of_another_alphabet_is_no_problem(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stderr", strict)
     Ledger().say("1 recorded · mlflow 1 delivered → mlflow ui")
     assert buffer.getvalue() == b"tracelet: 1 recorded | mlflow 1 delivered -> mlflow ui\n"
+
+
+def test_a_run_that_is_not_there_yet_is_no_success() -> None:
+    """Also when nothing was recorded: its name, tags and status are still to be delivered."""
+    away = BackendCounts(state="waiting", detail="nobody is there", look="http://127.0.0.1:9")
+    report = Report("id", RunStatus.FINISHED, 0, {}, {"mlflow": away})
+    assert not report.complete
+    assert str(report) == (
+        "tracelet: 0 recorded · mlflow not there yet (nobody is there) → tracelet sync"
+    )

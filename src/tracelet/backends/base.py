@@ -90,6 +90,8 @@ class Backend(ABC):
     deferred: ClassVar[frozenset[type]] = frozenset()
     #: Prefixes of the environment variables that change what this backend does.
     environment: ClassVar[tuple[str, ...]] = ()
+    #: What it keeps is in the memory of the process that ships: a thread of the training delivers.
+    in_memory: ClassVar[bool] = False
     #: For each secret option, the tracker's own variable that gives it: what a person is told to
     #: set when ``tracelet sync`` needs it.
     secret_variables: ClassVar[Mapping[str, str]] = {}

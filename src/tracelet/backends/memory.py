@@ -106,6 +106,7 @@ class MemoryBackend(Backend):
 
     name = "memory"
     Options = MemoryOptions
+    in_memory = True
     accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
 
     def __init__(self, options: BackendOptions) -> None:

@@ -7,12 +7,13 @@ and take care of what is not an event at all.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections import abc
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
-from tracelet._guard import Call, Guard
+from tracelet._guard import Call
 from tracelet.capture.base import Sink
 from tracelet.capture.notes import Hint, Series, here, speakable, stream_of
 from tracelet.capture.taps import Family, metadata_of
@@ -68,7 +69,7 @@ def _hint(family: Family, call: Mapping[str, Any]) -> Hint:
     return Hint(raw, step is None, fraction, untimed)
 
 
-def scalars(family: Family, sink: Sink, guard: Guard, names: Sequence[str]) -> Steps:
+def scalars(family: Family, sink: Sink, names: Sequence[str]) -> Steps:
     """
     Return the steps of ``add_scalars``: ``main/sub`` in the stream of the writer it was called on.
 
@@ -87,7 +88,7 @@ def scalars(family: Family, sink: Sink, guard: Guard, names: Sequence[str]) -> S
         prefix = family.series(str(getattr(writer, family.folder)), main)
         series = Series(main, prefix, known, step, set())
         if speakable(main) and (time is None or type(time) is float):
-            _record_certain(family, sink, guard, stream, series, time)
+            _record_certain(family, sink, stream, series, time)
         before = notes.stream
         notes.interrupt()
         notes.pending, notes.stream = series, stream
@@ -101,7 +102,7 @@ def scalars(family: Family, sink: Sink, guard: Guard, names: Sequence[str]) -> S
 
 
 def _record_certain(
-    family: Family, sink: Sink, guard: Guard, stream: str, series: Series, time: Optional[float]
+    family: Family, sink: Sink, stream: str, series: Series, time: Optional[float]
 ) -> None:
     """Record the points of ``add_scalars``, unless there is one that TensorBoard has to judge."""
     step = None if series.step is None else family.values.step(series.step)
@@ -113,8 +114,8 @@ def _record_certain(
         return
     for name, number in points.items():
         assert number is not None
-        # Each by itself: the ones that fail come again with their event.
-        with guard:
+        # Each by itself: one that fails comes again with its event, and is counted there.
+        with contextlib.suppress(Exception):
             sink.scalar(stream, series_tag(series.tag, name), number, step, time)
             series.recorded.add(name)
 

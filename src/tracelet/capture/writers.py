@@ -138,7 +138,7 @@ class Writers:
             if name == "add_scalar":
                 return tap(original, scalar_recorder(family, sink, keep=keep), guard)
             if name == "add_scalars":
-                return around(original, methods.scalars(family, sink, guard, names), guard)
+                return around(original, methods.scalars(family, sink, names), guard)
             if name == "add_hparams":
                 return around(original, methods.hparams(family, names), guard)
             if name == "add_embedding":

@@ -54,7 +54,7 @@ def status(folder: Optional[Path], as_json: bool) -> None:
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="Give up on a run after so long; by default as soon as its backend cannot be reached.",
+    help="Give up on a run after so long; by default after 30 s in which nothing was delivered.",
 )
 @click.pass_context
 def sync(

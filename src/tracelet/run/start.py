@@ -106,13 +106,15 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
     run_dir, resumed = _folder(plan)
     credentials = {name: parted.credentials for name, parted in plan.parts.items()}
     before = state.spooled(run_dir)
+    here = any(backend.in_memory for backend in plan.backends.values())
+    shipper = "thread" if here else settings.shipper
     run: Optional[Run] = None
     begun = False
     try:
         writer = SpoolWriter(run_dir, snapshot=settings.snapshot)
         host = None
         if settings.mode == "online":
-            host = ship(settings.shipper, run_dir, credentials, ledger)
+            host = ship(shipper, run_dir, credentials, ledger)
             # A sidecar that died is started again, not only when the run ends.
             writer.watch = host.alive
         run = Run(
@@ -121,7 +123,7 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             host,
             ledger,
             strict=settings.strict,
-            drains_here=settings.shipper == "thread",
+            drains_here=shipper == "thread",
             handle_sigterm=settings.handle_sigterm,
             looks={name: each.look(run_dir.info) for name, each in plan.backends.items()},
             before=before,

@@ -7,12 +7,13 @@ A shipment has no thread. Its host calls ``work`` for each lane, from one thread
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Iterator, Mapping, Optional
 
 from tracelet.backends.base import Backend
 from tracelet.records import RunStatus
@@ -63,6 +64,8 @@ class Shipment:
         self._children_looked_at = 0.0
         self._synced_at = 0.0
         self._synced: dict[Path, int] = {}
+        #: Blobs that are confirmed whole: no longer than they were a second before.
+        self._steady: set[Path] = set()
         self._swept_at = time.monotonic()
         self._written: dict[str, tuple[int, int, int]] = {}
         self._published: Mapping[str, state.BackendState] = {}
@@ -350,27 +353,35 @@ class Shipment:
         return total
 
     def _sync(self) -> None:
-        """The training never waits for a disk; we do, on the very same file."""
+        """The training never waits for a disk; we do, on the very same files."""
+        for path in self._grown():
+            try:
+                size = path.stat().st_size
+                if self._synced.get(path) == size:
+                    self._steady.add(path)
+                    continue
+                fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            except OSError:
+                continue
+            try:
+                # Never the owner's lock file, so closing this descriptor costs no lock.
+                getattr(os, "fdatasync", os.fsync)(fd)
+                if path not in self._synced:
+                    sync_folder(path.parent)
+                self._synced[path] = size
+            except OSError as error:
+                log.info("the disk would not confirm %s", path.name, exc_info=error)
+            finally:
+                os.close(fd)
+
+    def _grown(self) -> Iterator[Path]:
+        """Return the files that may hold something the disk has not confirmed."""
+        # A blob before the segment that speaks of it.
+        with contextlib.suppress(OSError):
+            yield from [path for path in self.run.blobs.iterdir() if path not in self._steady]
         for writer, numbers in self.run.segment_numbers().items():
             for number in numbers[-2:]:
-                path = self.run.segment_path(writer, number)
-                try:
-                    size = path.stat().st_size
-                    if self._synced.get(path) == size:
-                        continue
-                    fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-                except OSError:
-                    continue
-                try:
-                    # Never the owner's lock file, so closing this descriptor costs no lock.
-                    getattr(os, "fdatasync", os.fsync)(fd)
-                    if path not in self._synced:
-                        sync_folder(path.parent)
-                    self._synced[path] = size
-                except OSError as error:
-                    log.info("the disk would not confirm %s", path.name, exc_info=error)
-                finally:
-                    os.close(fd)
+                yield self.run.segment_path(writer, number)
 
     def _sweep(self) -> None:
         """Delete what every backend is done with, unless the run is to be kept."""
@@ -390,8 +401,11 @@ class Shipment:
         for path in old:
             path.unlink(missing_ok=True)
             self._synced.pop(path, None)
+            self._steady.discard(path)
         for blob in spent:
             blob.unlink(missing_ok=True)
+            self._synced.pop(blob, None)
+            self._steady.discard(blob)
         for each in self.all():
             each.forget(spent)
 
