@@ -309,3 +309,14 @@ def test_progress_is_for_a_terminal(tmp_path: Path) -> None:
     assert b"delivered" in shown
     assert b"to go" in shown
     assert said.count("\n") == 1
+
+
+def test_a_run_without_records_that_is_not_there_yet_is_no_success(tmp_path: Path) -> None:
+    """Its name, tags and status are still to be delivered."""
+    (tmp_path / "file").write_text("no folder")
+    recorded(points=0, jsonl={"path": str(tmp_path / "file" / "below")})
+    assert "→ tracelet sync" in command("status").output
+    result = command("sync", "--timeout", "1")
+    assert result.exit_code == 1
+    assert "jsonl not there yet (" in result.output
+    assert "→ tracelet sync" in command("status").output

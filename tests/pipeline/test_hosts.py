@@ -25,6 +25,7 @@ from tests.pipeline.stores import new_run
 
 import tracelet
 from tracelet.backends import memory
+from tracelet.run import hosts
 from tracelet.ship import state
 from tracelet.ship.host import wait_until_delivered
 from tracelet.ship.launch import RESTARTS, SidecarHost
@@ -124,6 +125,25 @@ def test_the_disk_confirms_segments_and_blobs(
     wait_for(lambda: confirmed >= {"seg", "blobs"}, timeout=10.0)
     depot.order()
     assert run.stop().complete
+
+
+@HOSTS
+def test_a_no_that_comes_late_is_told_once(
+    depot: Depot, host: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is time to mend it, and not at the end of a day of training."""
+    monkeypatch.setattr(hosts, "STATES_S", 0.5)
+    depot.order(open=("config", "There is no run 'deadbeef'."))
+    run = start(backend="depot", shipper=host, **{**options(depot), "silent": False})
+    for number in range(60):
+        run.log_metric("loss", float(number), number)
+        time.sleep(0.1)
+    [told] = [line for line in capfd.readouterr().err.splitlines() if "cannot go on" in line]
+    assert told == (
+        "tracelet: depot cannot go on: There is no run 'deadbeef'. What is logged waits on disk; "
+        "tracelet sync delivers it once this is mended."
+    )
+    assert not run.stop(timeout=1.0).complete
 
 
 def test_what_is_kept_in_memory_is_kept_in_ours() -> None:

@@ -79,7 +79,11 @@ def _total(runs: Sequence[Any]) -> dict[str, int]:
 
 
 def _left(run: Any) -> bool:
-    return any(each["pending"] for each in run["backends"].values())
+    # Also a run without records is there only once it was opened and ended.
+    return any(
+        each["pending"] or not (run["active"] or each["state"] == "closed")
+        for each in run["backends"].values()
+    )
 
 
 def _oldest(runs: Sequence[Any]) -> Optional[float]:

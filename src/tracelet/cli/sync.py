@@ -84,6 +84,8 @@ def _told(found: BackendState, problem: Optional[str]) -> str:
     ):
         if number:
             counts.append(f"{number:,} {word}")
+    if len(counts) == 1 and not (found.delivered or found.complete):
+        counts = ["not there yet"]
     text = ", ".join(counts)
     if found.complete:
         look = found.remote.url or found.remote.look if found.remote else ""

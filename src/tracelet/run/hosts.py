@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any, Mapping
 
 from tracelet._ledger import Ledger
+from tracelet.ship import state
 from tracelet.ship.host import Host
 from tracelet.spool.rundir import RunDir
 
-__all__ = ["ship"]
+__all__ = ["Watch", "ship"]
+
+#: How often the states of the backends are looked at.
+STATES_S = 5.0
 
 _lock = threading.Lock()
 _hosts: dict[str, Host] = {}
@@ -56,6 +61,34 @@ def ship(
             host = _hosts["thread"] = _thread()
         host.add(run, credentials)
         return host
+
+
+class Watch:
+    """
+    What the training looks after while it logs, about once a second.
+
+    A host that died is started again, not only when the run ends; and a backend that says no for
+    good is told of once, while there is time to do something about it.
+    """
+
+    def __init__(self, host: Host, run: RunDir, ledger: Ledger) -> None:
+        self._host, self._run, self._ledger = host, run, ledger
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Look."""
+        self._host.alive()
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + STATES_S
+        for name, found in state.read(self._run).items():
+            if found.state == "config":
+                self._ledger.warn(
+                    f"{name} cannot go on: {found.error or found.detail} What is logged waits on "
+                    "disk; tracelet sync delivers it once this is mended.",
+                    once=f"{name} cannot go on",
+                )
 
 
 def _process() -> Host:

@@ -24,7 +24,7 @@ from tracelet.backends.base import Backend
 from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
-from tracelet.run.hosts import ship
+from tracelet.run.hosts import Watch, ship
 from tracelet.run.preflight import Preflight
 from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
@@ -115,8 +115,7 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
         host = None
         if settings.mode == "online":
             host = ship(shipper, run_dir, credentials, ledger)
-            # A sidecar that died is started again, not only when the run ends.
-            writer.watch = host.alive
+            writer.watch = Watch(host, run_dir, ledger)
         run = Run(
             run_dir,
             writer,
