@@ -18,7 +18,7 @@ import threading
 from types import TracebackType
 from typing import Any, Callable, Final, Iterator, Mapping, Optional, Protocol
 
-__all__ = ["SKIP", "Guard", "Note", "around", "collecting", "failures", "tap"]
+__all__ = ["SKIP", "TRYING", "Guard", "Note", "around", "collecting", "failures", "tap"]
 
 #: A site that failed so often without one success in between is switched off.
 PATIENCE: Final = 20
@@ -26,6 +26,9 @@ PATIENCE: Final = 20
 logger = logging.getLogger("tracelet")
 if not logger.handlers:
     logger.addHandler(logging.NullHandler())
+
+#: ``with TRYING:`` for what is done in another way if it fails, and counted there.
+TRYING: Final = contextlib.suppress(Exception)
 
 _counts: dict[str, int] = {}
 _lock = threading.Lock()

@@ -7,13 +7,12 @@ and take care of what is not an event at all.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
 from collections import abc
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
-from tracelet._guard import Call
+from tracelet._guard import TRYING, Call
 from tracelet.capture.base import Sink
 from tracelet.capture.notes import Hint, Series, here, speakable, stream_of
 from tracelet.capture.taps import Family, metadata_of
@@ -115,7 +114,7 @@ def _record_certain(
     for name, number in points.items():
         assert number is not None
         # Each by itself: one that fails comes again with its event, and is counted there.
-        with contextlib.suppress(Exception):
+        with TRYING:
             sink.scalar(stream, series_tag(series.tag, name), number, step, time)
             series.recorded.add(name)
 
