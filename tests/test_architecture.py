@@ -17,7 +17,7 @@ import tracelet
 ROOT = Path(tracelet.__file__).parent
 
 FACTS = ("records", "errors", "naming")
-GROUND = ("tfevents", "spool", "_guard", "_ledger")
+GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
 #: longest prefix of a module's name is its part; a name in a value stands for all below it.
@@ -29,13 +29,14 @@ MAY_IMPORT = {
     # 1: the ground
     "_guard": FACTS,
     "_ledger": (*FACTS, "_guard"),
+    "_patching": ("_guard",),
     "tfevents": (*FACTS, "_guard", "_ledger"),
     "spool": (*FACTS, "_guard", "_ledger"),
     "backends.base": FACTS,
     # 2: what stands on it, side by side
-    "capture": (*FACTS, "_guard"),
+    "capture": (*FACTS, "_guard", "_patching"),
     "collect": (*FACTS, "_guard", "capture.base"),
-    "backends": (*FACTS, "backends.base"),
+    "backends": (*FACTS, "backends.base", "_guard", "_patching"),
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
     **dict.fromkeys(
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     # 4: what people call
     "api": (*FACTS, "run", "settings", "registry", "spool.rundir", "ship.drain", "_ledger"),
     "cli": (*FACTS, "run", "settings", "registry", "spool.rundir", "ship", "_ledger", "api"),
-    "integrations": (*FACTS, "api", "capture.base", "capture.patching"),
+    "integrations": (*FACTS, "api", "capture.base", "_patching"),
     # Shipped for the authors of plug-ins: the contract, and what it takes to run it.
     "testing": (*FACTS, *GROUND, "backends.base", "capture", "ship", "registry"),
     "__init__": ("api", "run", "settings", "_ledger", *FACTS),

@@ -71,7 +71,16 @@ def start_logging(
         loaded = load(arguments, config)
         if loaded.settings.mode == "disabled":
             return _disabled(loaded.project, loaded.name, loaded.settings.tags)
-        plan = prepare(loaded, began)
+        former = _active
+        if former is not None:
+            # What it changed about the trackers' SDKs is not what the user has chosen.
+            former._detach()  # noqa: SLF001 - the two of us own the run
+        try:
+            plan = prepare(loaded, began)
+        except BaseException:
+            if former is not None:
+                former._attach()  # noqa: SLF001
+            raise
         _end_former(plan.ledger.say)
         _active = launch(plan, _forget)
         return _active

@@ -163,7 +163,9 @@ class RunInfo:
     ``run_id`` is ours (the folder's name), never the backend's. ``options`` holds each backend's
     options without their secrets; ``secrets`` says for every secret that was given where it came
     from: ``"env:NAME"`` or ``"argument"``. ``resume`` maps a backend to the id of the remote run
-    to continue. ``resumable``: should it not finish, a later start may want to continue it.
+    to continue; ``adopted`` holds those of them that the program had opened itself, which are its
+    own to end; ``parents`` maps a backend to the run below which this one belongs.
+    ``resumable``: should it not finish, a later start may want to continue it.
     """
 
     run_id: str
@@ -175,6 +177,8 @@ class RunInfo:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     resume: Mapping[str, str] = field(default_factory=dict)
+    adopted: Sequence[str] = ()
+    parents: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = False
     keep: Union[int, str] = 0
     cwd: str = ""

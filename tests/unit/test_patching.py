@@ -14,7 +14,7 @@ import pytest
 
 from tracelet import _guard
 from tracelet._guard import Guard, tap
-from tracelet.capture.patching import Patch, Patches
+from tracelet._patching import Patch, Patches
 
 
 class Writer:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Mapping, Optional, Sequence
+from typing import Any, Callable, ClassVar, Collection, Mapping, Optional, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +32,7 @@ __all__ = [
     "BackendOptions",
     "Batch",
     "BatchLimits",
+    "ProgramRun",
     "RemoteRun",
     "RunInfo",
     "RunStatus",
@@ -73,6 +74,19 @@ class Batch:
     offset: int = 0
     lane: str = "light"
     resend: bool = False
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """
+    A run that the program points at through the tracker's own SDK or variables.
+
+    ``held``: the program has it open in the calling thread. Else it is one to be continued.
+    """
+
+    id: str
+    name: str = ""
+    held: bool = True
 
 
 class Backend(ABC):
@@ -183,12 +197,37 @@ class Backend(ABC):
             time: When it ended, in seconds since the epoch; now, when not given.
         """
 
-    def attach(self, remote: RemoteRun) -> None:
-        """Make the SDK's own calls in the training process land in this run. Optional."""
+    def program_run(self) -> Optional[ProgramRun]:
+        """
+        Return the run that the program itself has open, or was told to continue. Optional.
+
+        Called in the training process, in the thread of ``start_logging``; no SDK import, no
+        network. A run that is held elsewhere than where this backend delivers to is none.
+        """
+        return None
+
+    def attach(
+        self,
+        opened: Callable[[], RemoteRun],
+        *,
+        captured: Collection[str],
+        say: Callable[[str], None],
+    ) -> None:
+        """
+        Make the SDK's own calls in the training process land in this run. Optional.
+
+        Called once, when the run starts; it must neither import the SDK nor wait.
+
+        Args:
+            opened: Waits until the shipper has opened the run, and returns it. Raises
+                ``TraceletError`` when that takes too long, ``ConfigError`` when it never will.
+            captured: The names of the integrations whose writers are captured.
+            say: Writes a line for the person at the terminal.
+        """
         return
 
     def detach(self) -> None:
-        """Undo ``attach``."""
+        """Undo ``attach``: every object and variable is as it was."""
         return
 
 

@@ -12,8 +12,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Callable, Iterator, Mapping
 
 from tracelet._guard import tap
+from tracelet._patching import Patch
 from tracelet.capture.base import Sink
-from tracelet.capture.patching import Patch
 from tracelet.capture.silence import Silence
 from tracelet.capture.taps import Family, Recorder
 from tracelet.capture.values import Values

@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
 from tracelet._guard import Guard, around, tap
+from tracelet._patching import Patch, Patches
 from tracelet.capture import methods
 from tracelet.capture.base import Sink
 from tracelet.capture.embeddings import embedding
-from tracelet.capture.patching import Patch, Patches
 from tracelet.capture.silence import Silence
 from tracelet.capture.taps import (
     Family,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence, Union
 
@@ -35,6 +36,7 @@ from tracelet.run.values import as_name, as_number, as_path, as_scalar, as_step,
 from tracelet.ship import state
 
 if TYPE_CHECKING:
+    from tracelet.backends.base import Backend
     from tracelet.capture.base import Integration
     from tracelet.ship.host import Host
     from tracelet.spool.rundir import RunDir
@@ -44,6 +46,11 @@ __all__ = ["Run"]
 
 #: How often a waiting call looks again.
 _LOOK_S = 0.02
+#: A call to a tracker's own SDK waits so long for a tracker that does not answer, so long for one
+#: where the run is being opened, and so long without a word.
+_PATIENCE_S = 15.0
+_OPENING_S = 120.0
+_SPEAK_S = 1.0
 
 
 class Run:
@@ -68,6 +75,7 @@ class Run:
         strict: bool = False,
         drains_here: bool = False,
         handle_sigterm: bool = False,
+        backends: Optional[Mapping[str, Backend]] = None,
         looks: Optional[Mapping[str, str]] = None,
         before: int = 0,
         on_stop: Optional[Callable[[Run], None]] = None,
@@ -78,6 +86,7 @@ class Run:
         self._host = host
         self._ledger = ledger
         self._strict = strict
+        self._backends = backends or {}
         self._looks = looks or {}
         self._before = before
         self._on_stop = on_stop
@@ -89,6 +98,7 @@ class Run:
         self._end: Optional[RunEnd] = None
         self._ended = False
         self._report: Optional[Report] = None
+        self._patient = True
         self._ending = Ending(
             self._stop_at_exit,
             ended=lambda: self._ended,
@@ -415,7 +425,48 @@ class Run:
         for integration in integrations:
             integration.install(self._writer, keep=keep_tensorboard)
             self._integrations.append(integration)
+        self._attach()
         self._ending.watch()
+
+    def _attach(self) -> None:
+        """Make calls to the trackers' own SDKs land in this run, where they can; twice is once."""
+        if self._host is None:
+            return
+        captured = [integration.name for integration in self._integrations]
+        for name, backend in self._backends.items():
+            with Guard(f"{name} attach"):
+                backend.attach(partial(self._opened, name), captured=captured, say=self._ledger.say)
+
+    def _detach(self) -> None:
+        """Have the trackers' own SDKs as they were."""
+        for name, backend in self._backends.items():
+            with Guard(f"{name} detach"):
+                backend.detach()
+
+    def _opened(self, backend: str) -> RemoteRun:
+        """
+        Return the run as a backend knows it, for a call to its own SDK that needs one.
+
+        A fresh database takes its time, and more of it on a busy machine; a server that does not
+        answer is not waited for as long, and only once.
+        """
+        patience = _PATIENCE_S if self._patient else 0.0
+        began, spoken = time.monotonic(), False
+        while True:
+            waited = time.monotonic() - began
+            try:
+                return self.remote(backend, timeout=0.0)
+            except ConfigError:
+                raise
+            except TraceletError:
+                moving = state.read(self._run_dir)[backend].state in ("starting", "opening")
+                if waited > (_OPENING_S if moving and self._patient else patience):
+                    self._patient = False
+                    raise
+            if not spoken and waited > _SPEAK_S:
+                spoken = True
+                self._ledger.say(f"waiting for {backend} to open the run, which this call is for")
+            time.sleep(_LOOK_S)
 
     def _stop(self, status: RunStatus, timeout: float) -> Report:
         if self._end is not None:
@@ -427,6 +478,7 @@ class Run:
         self._ending.unwatch()
         if os.getpid() != self._pid:
             # A forked child: its records are delivered, but the run is its parent's to end.
+            self._detach()
             self._writer.close()
             self._forget()
             return self._account(RunStatus.RUNNING)
@@ -441,6 +493,7 @@ class Run:
                 self._host.wait(self._run_dir, timeout, self._waiting)
         except KeyboardInterrupt as error:
             interrupted = error
+        self._detach()
         report = self._account(status)
         self._run_dir.release()
         if self._host is not None:

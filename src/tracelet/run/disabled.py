@@ -36,6 +36,8 @@ class DisabledRun(Run):
         self._on_stop = on_stop
         self._report = None
         self._looks = {}
+        self._backends = {}
+        self._host = None
 
     def log_metric(self, key: Any, value: Any, step: Any = None) -> None:
         """Do nothing."""

@@ -19,8 +19,9 @@ from typing import Callable, Mapping, Optional
 from pydantic import ValidationError
 
 from tracelet import registry
+from tracelet._guard import Guard
 from tracelet._ledger import Ledger
-from tracelet.backends.base import Backend
+from tracelet.backends.base import Backend, ProgramRun
 from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
@@ -56,6 +57,8 @@ class Plan:
     loaded: Loaded
     backends: Mapping[str, Backend]
     parts: Mapping[str, Parted]
+    #: For each backend the run that the program itself has open there, or was told to continue.
+    theirs: Mapping[str, ProgramRun]
     ledger: Ledger
     cwd: Path
 
@@ -88,7 +91,7 @@ def prepare(loaded: Loaded, began: float) -> Plan:
         deadline = max(began + PREFLIGHT_S, time.monotonic() + PREFLIGHT_AT_LEAST_S)
         for line in preflight.wait(deadline, strict=settings.strict):
             ledger.warn(line)
-    return Plan(loaded, backends, parts, ledger, cwd)
+    return Plan(loaded, backends, parts, _theirs(loaded, backends), ledger, cwd)
 
 
 def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
@@ -124,6 +127,7 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             strict=settings.strict,
             drains_here=shipper == "thread",
             handle_sigterm=settings.handle_sigterm,
+            backends=plan.backends,
             looks={name: each.look(run_dir.info) for name, each in plan.backends.items()},
             before=before,
             on_stop=on_stop,
@@ -174,13 +178,26 @@ def _takes(cls: type[Backend], name: str, loaded: Loaded) -> None:
             raise SettingsError(f"The backend {name!r} takes no {setting}.")
 
 
+def _theirs(loaded: Loaded, backends: Mapping[str, Backend]) -> Mapping[str, ProgramRun]:
+    """Return the runs that the program points at, where the user has not said which to continue."""
+    found = {}
+    for name, backend in backends.items():
+        if name in loaded.resume:
+            continue
+        with Guard(f"{name} program_run"):
+            run = backend.program_run()
+            if run is not None:
+                found[name] = run
+    return found
+
+
 # -- the folder -----------------------------------------------------------------------------
 
 
 def _folder(plan: Plan) -> tuple[RunDir, bool]:
     """Return the folder of the run, owned, and whether it is that of a former run."""
     root = _root(plan)
-    if plan.settings.resume == "auto":
+    if plan.settings.resume == "auto" and not plan.theirs:
         former = _unfinished(plan, root)
         if former is not None:
             return former, True
@@ -213,6 +230,9 @@ def _info(plan: Plan) -> RunInfo:
     from tracelet import __version__
 
     settings = plan.settings
+    # A name of one's own makes it a run of its own, below the one that is open.
+    new = plan.loaded.name is not None
+    continued = {name: run.id for name, run in plan.theirs.items() if not (new and run.held)}
     return RunInfo(
         run_id=new_run_id(),
         project=plan.loaded.project,
@@ -222,7 +242,9 @@ def _info(plan: Plan) -> RunInfo:
         backends=list(plan.backends),
         options={name: dict(parted.options) for name, parted in plan.parts.items()},
         secrets={name: dict(parted.sources) for name, parted in plan.parts.items()},
-        resume=dict(plan.loaded.resume),
+        resume={**continued, **plan.loaded.resume},
+        adopted=[name for name in continued if plan.theirs[name].held],
+        parents={name: run.id for name, run in plan.theirs.items() if name not in continued},
         resumable=settings.resume == "auto",
         keep=settings.keep_runs,
         cwd=str(plan.cwd),
@@ -259,4 +281,19 @@ def _start_line(plan: Plan, run_dir: RunDir, run: Run, *, resumed: bool) -> str:
     if plan.settings.mode == "offline":
         return f"{verb} {name} in {run_dir.path} → tracelet sync delivers it"
     looks = [f"{backend}: {look}" if look else backend for backend, look in run.looks.items()]
-    return f"{verb} {name} → {', '.join(looks)}"
+    return f"{verb} {name}{_relation(plan, info)} → {', '.join(looks)}"
+
+
+def _relation(plan: Plan, info: RunInfo) -> str:
+    """Say what the run has to do with one that the program itself has open."""
+    said = []
+    for backend, run in plan.theirs.items():
+        which = repr(run.name) if run.name else run.id
+        if backend in info.adopted:
+            ignored = f"; its experiment stays, not {info.project!r}" if info.project else ""
+            said.append(f"into the {backend} run {which}, which is open here{ignored}")
+        elif backend in info.parents:
+            said.append(f"below the {backend} run {which}, which is open here")
+        else:
+            said.append(f"continuing the {backend} run {which}")
+    return f" ({', '.join(said)})" if said else ""

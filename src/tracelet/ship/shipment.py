@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Mapping, Optional
 
 from tracelet.backends.base import Backend
-from tracelet.records import RunStatus
+from tracelet.records import RunEnd, RunStatus
 from tracelet.ship import state
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.put_away import put_away, removes
@@ -147,7 +147,10 @@ class Shipment:
         if step.kind == "idle" and lane is delivery.light and delivery.state != "closed":
             ended = self._ended(newest)
             if ended and all(each.quiet() for each in delivery.lanes.values()):
-                return delivery.close(*ended, newest)
+                status, when = ended
+                if delivery.name in self.run.info.adopted and self._last_word(newest) is not None:
+                    status = RunStatus.RUNNING  # the program's own, and it lives to end it
+                return delivery.close(status, when, newest)
             if delivery.state == "sending":
                 delivery.state = "idle"
         return step
@@ -160,12 +163,18 @@ class Shipment:
             return (RunStatus.KILLED, None) if over else None
         if not self.dead(newest):
             return None
+        end = self._last_word(newest)
+        if end is not None:
+            return end.status, end.time
+        return RunStatus.KILLED, self._last_written(newest)
+
+    def _last_word(self, newest: Optional[str]) -> Optional[RunEnd]:
         for delivery in self.deliveries.values():
             assembly = delivery.light.assembly
-            end = assembly.end(newest) if assembly else None
+            end = assembly.end(newest) if assembly and newest is not None else None
             if end is not None:
-                return end.status, end.time
-        return RunStatus.KILLED, self._last_written(newest)
+                return end
+        return None
 
     @property
     def done(self) -> bool:

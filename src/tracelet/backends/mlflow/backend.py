@@ -7,11 +7,14 @@ import os
 import sys
 import time as clock
 from pathlib import Path
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Collection, Mapping, Optional
 
-from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
+from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits, ProgramRun
 from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, uri
 from tracelet.backends.mlflow.artifacts import artifacts_at
+from tracelet.backends.mlflow.fluent import Attachment
+from tracelet.backends.mlflow.fluent.current import held_run
+from tracelet.backends.mlflow.fluent.surroundings import RUN_ID, Surroundings
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.options import MlflowOptions
@@ -57,7 +60,9 @@ class MlflowBackend(Backend):
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
         self._run: Optional[OpenRun] = None
+        self._adopted = False
         self._closed = False
+        self._attachment: Optional[Attachment] = None
 
     @classmethod
     def resolve(
@@ -81,7 +86,7 @@ class MlflowBackend(Backend):
         for option, value in (("username", username), ("password", password)):
             if value is not None and option not in given:
                 filled[option] = value
-                sources[option] = origin
+                sources[option] = origin if origin.startswith("env:") else "argument"
         if uri.kind_of(address) is StoreKind.SERVER:
             variables = credentials.from_environment(filled, environ, Path.home())
             for option, variable in variables.items():
@@ -120,13 +125,13 @@ class MlflowBackend(Backend):
             if resume is None:
                 state = opening.created(store, run, self.options, workdir / "attempt")
             else:
-                state = opening.continued(store, resume)
+                state = opening.continued(store, resume, adopted=self.name in run.adopted)
             if fresh:
                 _adopt(names, state)
             artifacts = artifacts_at(state.artifact_uri, self._url, connection, self.options)
             opened = OpenRun(store, state, artifacts, names, workdir)
             if resume is None:
-                opened.set_tags({**opening.context_tags(self.options), **run.tags})
+                opened.set_tags({**opening.context_tags(self.options, run), **run.tags})
             elif not resume.facts:
                 # The user's choice of a run. One that we opened before has these tags, and may
                 # have got other values for them since.
@@ -135,6 +140,7 @@ class MlflowBackend(Backend):
             store.close()
             raise
         self._run, self._closed = opened, False
+        self._adopted = self.name in run.adopted
         return self._remote(run, state)
 
     def write(self, batch: Batch) -> None:
@@ -146,13 +152,47 @@ class MlflowBackend(Backend):
         self._opened().barrier()
 
     def close(self, status: RunStatus, time: Optional[float] = None) -> None:
-        """End the run; ``RUNNING`` only lets go of it."""
+        """
+        End the run; ``RUNNING`` only lets go of it.
+
+        One that the program had opened itself is ended only if nobody else has.
+        """
         run = self._run
         if run is not None:
+            if self._adopted and not run.running():
+                status = RunStatus.RUNNING
             run.end(status, int((clock.time() if time is None else time) * 1000))
             run.close()
             self._run = None
         self._closed = True
+
+    def program_run(self) -> Optional[ProgramRun]:
+        """Return MLflow's active run in this thread, or the one of ``MLFLOW_RUN_ID``."""
+        if not self.options.attach:
+            return None
+        held = held_run() if Surroundings(self.options).here() else None
+        named = os.environ.get(RUN_ID, "").strip()
+        if held is None and named:
+            return ProgramRun(named, held=False)
+        return held
+
+    def attach(
+        self,
+        opened: Callable[[], RemoteRun],
+        *,
+        captured: Collection[str],
+        say: Callable[[str], None],
+    ) -> None:
+        """Make ``mlflow.log_metric`` and its like land in this run; see ``Backend.attach``."""
+        if self.options.attach and self._attachment is None:
+            self._attachment = Attachment(self.options, opened, captured, say)
+            self._attachment.enter()
+
+    def detach(self) -> None:
+        """Put back everything that ``attach`` changed."""
+        attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            attachment.leave()
 
     @property
     def _url(self) -> str:
@@ -190,7 +230,13 @@ class MlflowBackend(Backend):
             name=state.name,
             url=url,
             look=url or self.look(run),
-            facts={"experiment_id": state.experiment_id, "page": page},
+            facts={
+                "experiment_id": state.experiment_id,
+                "page": page,
+                "artifact_uri": state.artifact_uri,
+                "user": self.options.user,
+                "start": int(run.created * 1000),
+            },
         )
 
 
@@ -208,7 +254,7 @@ def _address(given: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) ->
     loaded = sys.modules.get("mlflow.tracking._tracking_service.utils")
     chosen = getattr(loaded, "_tracking_uri", None)
     if chosen:
-        return str(chosen), "argument"
+        return str(chosen), "program"
     named = environ.get("MLFLOW_TRACKING_URI", "")
     if named.strip():
         return named, "env:MLFLOW_TRACKING_URI"

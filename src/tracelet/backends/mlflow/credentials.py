@@ -19,7 +19,14 @@ from pydantic import SecretStr
 from tracelet.backends.mlflow import uri
 from tracelet.backends.mlflow.options import MlflowOptions
 
-__all__ = ["VARIABLES", "Credentials", "effective", "from_environment", "userinfo"]
+__all__ = [
+    "VARIABLES",
+    "Credentials",
+    "effective",
+    "from_environment",
+    "userinfo",
+    "variables",
+]
 
 #: The option that each of MLflow's variables fills.
 VARIABLES: Mapping[str, str] = {
@@ -103,6 +110,17 @@ def effective(options: MlflowOptions, environ: Mapping[str, str], home: Path) ->
         if username is not None and password is None:
             password = ""  # http://token@host, a habit of some hosted services
     return Credentials(username, password, token)
+
+
+def variables(
+    options: MlflowOptions, environ: Mapping[str, str], home: Path
+) -> Mapping[str, Optional[str]]:
+    """Return how MLflow's variables have to be so that it sends the same; None: not set."""
+    sent = effective(options, environ, home)
+    if sent == effective(MlflowOptions(), environ, home):
+        return {}
+    values = {"username": sent.username, "password": sent.password, "api_key": sent.token}
+    return {variable: values[option] for option, variable in VARIABLES.items()}
 
 
 def userinfo(options: MlflowOptions) -> tuple[Optional[str], Optional[str]]:

@@ -10,19 +10,29 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Iterator
 
+from tracelet.backends.mlflow import uri
 from tracelet.errors import RetryableError
 
-__all__ = ["alone"]
+__all__ = ["alone", "beside"]
+
+_mine = threading.local()
+
+
+def beside(url: str) -> Path:
+    """Return the lock file of the SQLite database at ``url``."""
+    path = uri.database_path(url)
+    return path.with_name(f"{path.name}.tracelet-lock")
 
 
 @contextlib.contextmanager
 def alone(path: Path, timeout_s: float) -> Iterator[None]:
     """
-    Hold the lock file ``path``.
+    Hold the lock file ``path``; a thread that has it already may have it once more.
 
     Args:
         path: The file; made when it is not there, removed afterwards.
@@ -31,6 +41,10 @@ def alone(path: Path, timeout_s: float) -> Iterator[None]:
     Raises:
         RetryableError: Somebody has it for longer.
     """
+    held: set[Path] = _mine.__dict__.setdefault("held", set())
+    if path in held:
+        yield
+        return
     deadline = time.monotonic() + timeout_s
     while True:
         number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -40,9 +54,11 @@ def alone(path: Path, timeout_s: float) -> Iterator[None]:
         if time.monotonic() > deadline:
             raise RetryableError(f"another process is opening the database beside {path}")
         time.sleep(0.05)
+    held.add(path)
     try:
         yield
     finally:
+        held.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()  # Windows keeps a file that is open; it stays, empty
         os.close(number)

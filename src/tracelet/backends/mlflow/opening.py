@@ -59,9 +59,14 @@ def created(store: Store, run: RunInfo, options: MlflowOptions, attempt: Path) -
     )
 
 
-def continued(store: Store, resume: RemoteRun) -> RunState:
+def continued(store: Store, resume: RemoteRun, *, adopted: bool = False) -> RunState:
     """
     Return the run that was opened before or that the user named; it is running again.
+
+    Args:
+        store: The store.
+        resume: Which run.
+        adopted: It is the program's own, which says itself when it runs.
 
     Raises:
         RunGoneError: It was deleted.
@@ -75,14 +80,17 @@ def continued(store: Store, resume: RemoteRun) -> RunState:
             f"The run {resume.id!r} was deleted in MLflow; bring it back with 'mlflow runs restore "
             f"--run-id {resume.id}'."
         )
-    if state.status != "RUNNING":
+    if state.status != "RUNNING" and not adopted:
         store.update_run(state.id, "RUNNING", None)
     return state
 
 
-def context_tags(options: MlflowOptions) -> Mapping[str, str]:
+def context_tags(options: MlflowOptions, run: RunInfo) -> Mapping[str, str]:
     """Return what ``mlflow.start_run`` itself would say about a new run."""
     tags = {"mlflow.source.type": "LOCAL"}
+    parent = run.parents.get("mlflow")
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
     if options.user:
         tags["mlflow.user"] = options.user
     if options.source:
@@ -93,6 +101,10 @@ def context_tags(options: MlflowOptions) -> Mapping[str, str]:
 
 
 def _experiment_id(store: Store, run: RunInfo, options: MlflowOptions) -> str:
+    parent = run.parents.get("mlflow")
+    if run.project is None and parent is not None:
+        # Below its parent, where MLflow's pages look for it.
+        return store.run(parent).experiment_id
     name = run.project or options.experiment
     if name is None and options.experiment_id is not None:
         try:

@@ -54,6 +54,11 @@ class MlflowOptions(BackendOptions):
         default=True,
         description="Bring back a deleted experiment of the wanted name; False: refuse to start.",
     )
+    attach: bool = Field(
+        default=True,
+        description="mlflow.log_metric and its like in the program go into the run, and a run that "
+        "the program has open is adopted.",
+    )
     description: Optional[str] = Field(
         default=None, description="The note on the run's page, Markdown."
     )

@@ -143,6 +143,10 @@ class OpenRun:
             ready[self._names.key(KeyKind.TAG, raw)] = text
         self._send_tags(ready)
 
+    def running(self) -> bool:
+        """Return True when the store says that the run has not ended."""
+        return self._store.run(self.id).status == "RUNNING"
+
     def end(self, status: RunStatus, end: int) -> None:
         """Bring the rest, then set status and end (milliseconds since the epoch)."""
         self._flush(last=True)

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from tracelet.backends.mlflow import answers, uri
 from tracelet.backends.mlflow.bounded import Bounded
 from tracelet.backends.mlflow.files import whole_lines
-from tracelet.backends.mlflow.locks import alone
+from tracelet.backends.mlflow.locks import alone, beside
 from tracelet.backends.mlflow.sqlite import PointTables
 from tracelet.backends.mlflow.store import Experiment, Point, RunState
 from tracelet.backends.mlflow.uri import StoreKind
@@ -228,7 +228,7 @@ def _construct(url: str, artifact_root: str, kind: StoreKind) -> Any:
             from mlflow.tracking._tracking_service.utils import _get_store
 
             if kind is StoreKind.SQLITE:
-                with alone(_lock_path(url), _LOCK_TIMEOUT_S):
+                with alone(beside(url), _LOCK_TIMEOUT_S):
                     return _get_store(url, artifact_root)
             if kind is StoreKind.FOLDER:
                 with _file_store_allowed():
@@ -251,11 +251,6 @@ def _root_logger_kept() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def _lock_path(url: str) -> Path:
-    path = uri.database_path(url)
-    return path.with_name(f"{path.name}.tracelet-lock")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 """
-Replacing a method of a class, and putting the very same object back.
+Replacing a method of a class or a name of a module, and putting the very same object back.
 
 A patch exists to see a call before the library does. It must not change what the call returns or
 raises, what ``inspect.signature`` says about it, or anything once it is off.
@@ -12,23 +12,25 @@ import sys
 import threading
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
 
 from tracelet._guard import Guard
 
-__all__ = ["Patch", "Patches"]
+__all__ = ["Modules", "Patch", "Patches", "Swap"]
 
 _MARK = "__tracelet_patch__"
 _ABSENT = object()
 
+Owner = Union[type, ModuleType]
+
 
 class Patch:
     """
-    One method of one class, replaced.
+    One method of one class, or one function of a module, replaced.
 
     Args:
-        owner: The class.
-        name: The method.
+        owner: The class or module.
+        name: The method or function.
         build: Makes the tap from the original.
         guard: The tap's own; retired when the patch comes off, so that a tap which somebody else
             still holds only passes its calls on.
@@ -36,7 +38,7 @@ class Patch:
 
     def __init__(
         self,
-        owner: type,
+        owner: Owner,
         name: str,
         build: Callable[[Callable[..., Any], Guard], Callable[..., Any]],
         guard: Guard,
@@ -94,6 +96,35 @@ class Patch:
         return self._original
 
 
+class Swap:
+    """
+    A name of a module that means another object for a while.
+
+    Args:
+        owner: The module.
+        name: The name, which is there.
+        value: What it is to mean.
+    """
+
+    def __init__(self, owner: Owner, name: str, value: object) -> None:
+        self.owner = owner
+        self.name = name
+        self._value = value
+        self._original: Any = _ABSENT
+
+    def apply(self) -> None:
+        """Put the value there; a second time changes nothing."""
+        if self._original is _ABSENT:
+            self._original = getattr(self.owner, self.name)
+            setattr(self.owner, self.name, self._value)
+
+    def revert(self) -> None:
+        """Put the original back, unless somebody has put something else there."""
+        if self._original is not _ABSENT and getattr(self.owner, self.name) is self._value:
+            setattr(self.owner, self.name, self._original)
+        self._original = _ABSENT
+
+
 def _named(tap: Callable[..., Any], original: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Give a tap the original's signature and documentation, and our name in tracebacks."""
     wrapped: Any = functools.wraps(original)(tap)
@@ -105,6 +136,10 @@ def _named(tap: Callable[..., Any], original: Callable[..., Any], name: str) -> 
     return wrapped  # type: ignore[no-any-return]
 
 
+#: For each module what is to be replaced in it, once it has been imported.
+Modules = Mapping[str, Callable[[ModuleType], Iterable[Union[Patch, Swap]]]]
+
+
 class Patches:
     """
     The patches of one library: on what is imported already, and on what will be.
@@ -114,12 +149,10 @@ class Patches:
         modules: For each module the function that says what to patch in it.
     """
 
-    def __init__(
-        self, name: str, modules: Mapping[str, Callable[[ModuleType], Iterable[Patch]]]
-    ) -> None:
+    def __init__(self, name: str, modules: Modules) -> None:
         self._modules = modules
         self._guard = Guard(f"{name} import")
-        self._applied: list[Patch] = []
+        self._applied: list[Union[Patch, Swap]] = []
         self._finder = _LateImport(list(modules), self._patch, self._guard)
         self._on = False
 
