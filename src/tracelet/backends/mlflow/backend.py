@@ -13,7 +13,7 @@ from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits, 
 from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, uri
 from tracelet.backends.mlflow.artifacts import artifacts_at
 from tracelet.backends.mlflow.fluent import Attachment
-from tracelet.backends.mlflow.fluent.current import held_run
+from tracelet.backends.mlflow.fluent.stack import held_run
 from tracelet.backends.mlflow.fluent.surroundings import RUN_ID, Surroundings
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.names import KeyKind, KeyNames

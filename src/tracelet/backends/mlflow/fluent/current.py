@@ -12,20 +12,12 @@ import sys
 from types import ModuleType
 from typing import Any, Callable, Optional, Sequence
 
-from tracelet._guard import TRYING, Guard
+from tracelet._guard import Guard
 from tracelet._patching import Patch
-from tracelet.backends.base import ProgramRun
+from tracelet.backends.mlflow.fluent.stack import stack_top
 from tracelet.records import RemoteRun
 
-__all__ = ["Current", "held_run"]
-
-
-def _top() -> Any:
-    """Return the run that lies on MLflow's stack in this thread; None also without MLflow."""
-    fluent = sys.modules.get("mlflow.tracking.fluent")
-    stack = getattr(fluent, "_active_run_stack", None)
-    runs = stack.get() if stack is not None else ()
-    return runs[-1] if runs else None
+__all__ = ["Current"]
 
 
 class Current:
@@ -67,7 +59,7 @@ class Current:
 
     def _get_or_start_run(self, original: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
         def get_or_start_run(*args: Any, **kwargs: Any) -> Any:
-            ours = self._ours(guard) if _top() is None else None
+            ours = self._ours(guard) if stack_top() is None else None
             return original(*args, **kwargs) if ours is None else ours
 
         return get_or_start_run
@@ -78,7 +70,7 @@ class Current:
         def start_run(*args: Any, **kwargs: Any) -> Any:
             nested = kwargs.get("nested") or (len(args) > 3 and args[3])
             given = args or kwargs.get("run_id") or kwargs.get("parent_run_id")
-            ours = self._ours(guard) if nested and not given and _top() is None else None
+            ours = self._ours(guard) if nested and not given and stack_top() is None else None
             if ours is not None:
                 kwargs["parent_run_id"] = ours.info.run_id
                 kwargs.setdefault("experiment_id", ours.info.experiment_id)
@@ -123,12 +115,3 @@ def _active(remote: RemoteRun) -> Any:
 
 def _text(value: Any) -> Optional[str]:
     return None if value is None else str(value)
-
-
-def held_run() -> Optional[ProgramRun]:
-    """Return the run that the program has open in this thread."""
-    with TRYING:
-        found = _top()
-        if found is not None:
-            return ProgramRun(str(found.info.run_id), str(found.info.run_name or ""))
-    return None

@@ -14,6 +14,7 @@ from typing import Any, Mapping, Optional
 
 from tracelet._guard import TRYING
 from tracelet.backends.mlflow import credentials, uri
+from tracelet.backends.mlflow.fluent.stack import stack_top
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.backends.mlflow.uri import StoreKind
 
@@ -42,7 +43,13 @@ class Surroundings:
         self._uri_set = False
 
     def enter(self) -> None:
-        """Set what is not so already; ``MLFLOW_RUN_ID`` is used up, as by MLflow's first run."""
+        """
+        Set what is not so already; ``MLFLOW_RUN_ID`` is used up, as by MLflow's first run.
+
+        A program that has a run open in another store needs everything as it is.
+        """
+        if stack_top() is not None and not self.here():
+            return
         for name, value in self._variables().items():
             self._before[name] = os.environ.get(name)
             self._made[name] = value
