@@ -16,6 +16,7 @@ MODULES = (
     "start",
     "memory",
     "sweep",
+    "beside",
 )
 
 
