@@ -26,8 +26,6 @@ __all__ = ["fresh_database"]
 
 pytest.importorskip("mlflow")
 
-pytestmark = pytest.mark.slow
-
 #: How often two threads start in a fresh folder; 20 takes minutes.
 FRESH = int(os.environ.get("TRACELET_FRESH", "2"))
 
@@ -165,6 +163,7 @@ end(during=during)
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_the_start_line_says_which(folder: Path) -> None:
     script = """
 import mlflow, tracelet
@@ -186,6 +185,7 @@ with mlflow.start_run(run_name="mine"):
     assert "'below' (below the mlflow run 'mine', which is open here)" in lines[1]
 
 
+@pytest.mark.slow
 def test_variables_and_address_are_as_before(folder: Path, tmp_path: Path) -> None:
     said = program(
         """
@@ -234,6 +234,7 @@ end(unchanged=before == after, used_up=used_up, count=count)
     assert runs["told"]["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_mlflow_is_never_imported_for_a_program_that_does_not(folder: Path) -> None:
     said = run_python(
         BEGIN
@@ -249,6 +250,7 @@ print([name for name in sys.modules if name.split(".")[0] == "mlflow"])
     assert said.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_switched_off_nothing_is_changed(folder: Path) -> None:
     said = program(
         """
@@ -267,6 +269,7 @@ end(same=same)
 
 
 @pytest.mark.parametrize("word", [True, False], ids=["stopped", "without a word"])
+@pytest.mark.slow
 def test_an_adopted_run_is_ended_only_for_a_dead_program(folder: Path, word: bool) -> None:
     script = f"""
 import os, signal, mlflow, tracelet
@@ -294,6 +297,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="platform: no torch here")
+@pytest.mark.slow
 def test_autolog_sends_nothing_twice_and_models_are_logged(folder: Path) -> None:
     said = program(
         """
@@ -330,6 +334,7 @@ end(counts=counts, model=found.get(version.run_id))
     assert said["model"] == "ours"
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_away_gives_one_sentence_and_no_stray_run(folder: Path) -> None:
     said = program(
         """

@@ -1,8 +1,9 @@
 """
-One process at a time opens a fresh SQLite store.
+One process at a time opens a fresh store on this disk.
 
-MLflow makes its tables without a lock: of two processes that start in an empty folder one always
-crashes. The file beside the database is ours and goes away again.
+MLflow makes a database's tables without a lock: of two processes that start in an empty folder one
+always crashes. The file beside the database, or beside the folder of files, is ours and goes away
+again.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _mine = threading.local()
 
 
 def beside(url: str) -> Path:
-    """Return the lock file of the SQLite database at ``url``."""
-    path = uri.database_path(url)
+    """Return the lock file of the SQLite database or folder at ``url``."""
+    sqlite = uri.kind_of(url) is uri.StoreKind.SQLITE
+    path = uri.database_path(url) if sqlite else uri.folder(url)
     return path.with_name(f"{path.name}.tracelet-lock")
 
 

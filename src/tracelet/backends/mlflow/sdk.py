@@ -231,7 +231,7 @@ def _construct(url: str, artifact_root: str, kind: StoreKind) -> Any:
                 with alone(beside(url), _LOCK_TIMEOUT_S):
                     return _get_store(url, artifact_root)
             if kind is StoreKind.FOLDER:
-                with _file_store_allowed():
+                with alone(beside(url), _LOCK_TIMEOUT_S), _file_store_allowed():
                     return _get_store(url, artifact_root)
             return _get_store(url, artifact_root)
     except ImportError as error:
@@ -293,11 +293,13 @@ def _test_folder(path: Path) -> None:
     Make sure that there is room for what a new experiment needs.
 
     On a full disk MLflow leaves half of an experiment's description behind, and cannot list any
-    experiment of the folder from then on.
+    experiment of the folder from then on. The folder itself is MLflow's to make: it puts the
+    experiment 0 only into one that was not there.
     """
-    probe = path / f".tracelet-{os.getpid()}"
+    place = path if path.exists() else path.parent
+    probe = place / f".tracelet-{os.getpid()}"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(_PROBE_BYTES))
     except OSError as error:
         raise _of_os(error, f"the folder {path}") from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Callable, Collection
 
 from tracelet._patching import Modules, Patches
-from tracelet.backends.mlflow.fluent import hook, models, tables
+from tracelet.backends.mlflow.fluent import hook, models, turns
 from tracelet.backends.mlflow.fluent.current import Current
 from tracelet.backends.mlflow.fluent.surroundings import Surroundings
 from tracelet.backends.mlflow.options import MlflowOptions
@@ -44,7 +44,7 @@ class Attachment:
         modules: Modules = {
             # The package itself, not its parts: it is complete when it has been imported.
             "mlflow": current.patches,
-            **tables.modules(options.url or ""),
+            **turns.modules(options.url or ""),
             **models.modules(say),
         }
         if "tensorboard" in captured:
