@@ -112,15 +112,21 @@ def test_the_lock_is_one_at_a_time_and_goes_away(tmp_path: Path) -> None:
         with alone(path, 10):
             order.append("second")
 
-    with alone(path, 1):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        time.sleep(0.2)
+    def hurry() -> None:
         with pytest.raises(RetryableError), alone(path, 0.1):
             pass
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
+        order.append("not at all")
+
+    with alone(path, 1):
+        threads = [threading.Thread(target=each) for each in (wait, hurry)]
+        for thread in threads:
+            thread.start()
+        threads[1].join()
+        with alone(path, 0.1):
+            order.append("first, again")
+        assert path.exists()
+    threads[0].join()
+    assert order == ["not at all", "first, again", "second"]
     assert not path.exists()
 
 
