@@ -95,6 +95,8 @@ def describe(states: Mapping[str, state.BackendState]) -> str:
     """Return a few words on what is under way: ``mlflow: 1,204 records to go (sending)``."""
     parts = []
     for name, each in states.items():
-        detail = f": {each.detail}" if each.detail else ""
-        parts.append(f"{name}: {each.pending:,} records to go ({each.state}{detail})")
+        doing = f"{each.state}: {each.detail}" if each.detail else each.state
+        # Also a run without records has to be opened and ended.
+        left = f"{name}: {each.pending:,} records to go" if each.pending else name
+        parts.append(f"{left} ({doing})")
     return ", ".join(parts)
