@@ -183,7 +183,7 @@ def test_backends_are_examined_at_once() -> None:
     found = doctor("--backend", "mlflow", "--backend", "jsonl")
     assert found.fine()
     assert found.one("address")
-    assert found.one("look", "jsonl")
+    assert found.one("folder", "jsonl")
 
 
 # -- the form ---------------------------------------------------------------------------------

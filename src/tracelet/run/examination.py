@@ -11,7 +11,6 @@ from typing import Callable, Iterable, Iterator, Mapping, Optional
 from tracelet._guard import Guard
 from tracelet.errors import TraceletError
 from tracelet.findings import Finding, of_error
-from tracelet.records import RunInfo
 from tracelet.run.start import complete
 from tracelet.settings import Loaded
 
@@ -64,20 +63,12 @@ def of_backend(name: str, loaded: Loaded, deadline: float) -> Part:
     """
 
     def look() -> Iterator[Finding]:
-        cwd = Path.cwd()
         try:
-            backend, _, sources = complete(name, loaded, cwd)
+            backend, _, sources = complete(name, loaded, Path.cwd())
         except TraceletError as error:
             yield of_error(error, "settings")
             return
-        well = True
-        for finding in backend.examine(loaded.project, sources, deadline):
-            well = well and finding.level != "problem"
-            yield finding
-        info = RunInfo("doctor", loaded.project, loaded.name, time.time(), {}, [name], cwd=str(cwd))
-        where = backend.look(info)
-        if well and where:
-            yield Finding("ok", "look", where)
+        yield from backend.examine(loaded.project, sources, deadline)
 
     return look
 

@@ -71,6 +71,16 @@ class Examination:
             through_sdk: As for ``Preflight``.
         """
         yield Finding("ok", "address", f"{self._url}, {self._why()}")
+        well = True
+        for found in self._reached(through_sdk=through_sdk):
+            well = well and found.level != "problem"
+            yield found
+        if well:
+            served = self._kind is StoreKind.SERVER
+            where = self._url if served else look.command(self._url, Path.cwd())
+            yield Finding("ok", "look", where)
+
+    def _reached(self, *, through_sdk: bool) -> Iterator[Finding]:
         try:
             if self._kind is StoreKind.SERVER and not through_sdk:
                 yield from self._server()
@@ -83,8 +93,7 @@ class Examination:
             else:
                 yield from self._elsewhere()
         except (BackendError, TraceletError, OSError) as error:
-            subject = "server" if self._kind is StoreKind.SERVER else "store"
-            yield of_error(error, subject)
+            yield of_error(error, "server" if self._kind is StoreKind.SERVER else "store")
 
     def _why(self) -> str:
         source = self._sources.get("url", "")
