@@ -27,7 +27,7 @@ __all__ = ["Examination"]
 #: How long a server may take to accept a connection.
 _CONNECT_S = 0.8
 #: What is left of the time for the words about a server that does not answer.
-_RESERVE_S = 0.1
+_RESERVE_S = 0.15
 #: How long a database that somebody has locked is waited for.
 _LOCKED_S = 0.7
 #: The file store is refused from here on, and there is a database to move to since long.
@@ -117,7 +117,7 @@ class Examination:
         except TraceletError as error:  # it answered, and said no
             yield self._refusal(error, questions)
             return
-        yield self._version(questions.version())
+        yield Finding("ok", "server", "MLflow answers")
         try:
             wanted = questions.experiment(self._name, self._number)
         except BackendError as error:
@@ -125,6 +125,8 @@ class Examination:
             return
         yield from self._experiment(wanted)
         yield from self._artifacts(self._place(wanted, questions.newest))
+        # Last: a server with a login needs half a second for each question.
+        yield from self._version(questions.version())
 
     def _refusal(self, error: TraceletError, questions: Questions) -> Finding:
         found = of_error(error, "server")
@@ -133,17 +135,18 @@ class Examination:
             return found
         return Finding("problem", "server", found.text, f"write {root!r}: MLflow answers there")
 
-    def _version(self, text: Optional[str]) -> Finding:
+    def _version(self, text: Optional[str]) -> Iterator[Finding]:
         if text is None:
-            return Finding("ok", "server", "answers; it does not tell its version")
+            return
         if versions.parsed(text) < _OLDEST:
-            return Finding(
+            yield Finding(
                 "note",
-                "server",
+                "version",
                 f"MLflow {text}, older than {versions.text(_OLDEST)}: not tried",
                 "update the server",
             )
-        return Finding("ok", "server", f"MLflow {text} answers")
+        else:
+            yield Finding("ok", "version", f"the server's MLflow is {text}")
 
     # -- this machine -----------------------------------------------------------------------
 
