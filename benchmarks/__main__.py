@@ -14,6 +14,7 @@ MODULES = (
     "throughput",
     "training_step",
     "start",
+    "doctor",
     "memory",
     "sweep",
     "beside",

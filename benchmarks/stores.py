@@ -43,15 +43,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(store: str) -> Iterator[str]:
-    """Run ``mlflow server`` with one worker in front of ``store``; yields its address."""
+def server(store: str, *more: str, **variables: str) -> Iterator[str]:
+    """
+    Run ``mlflow server`` with one worker in front of ``store``; yields its address.
+
+    Args:
+        store: The backend store's URI.
+        more: Further arguments.
+        variables: Further variables of its environment.
+    """
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--artifacts-destination", str(Path.cwd() / "artifacts")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *more]
     process = subprocess.Popen(
         command,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -16,7 +16,7 @@ import tracelet
 
 ROOT = Path(tracelet.__file__).parent
 
-FACTS = ("records", "errors", "naming")
+FACTS = ("records", "errors", "findings", "naming")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     # 0: facts
     "records": FACTS,
     "errors": FACTS,
+    "findings": FACTS,
     "naming": FACTS,
     # 1: the ground
     "_guard": FACTS,

@@ -13,7 +13,18 @@ from typing import Iterable, Optional, Sequence
 
 
 class TraceletError(Exception):
-    """Something a user can mend; the text is one sentence that says how."""
+    """
+    Something a user can mend; the text is one sentence that says how.
+
+    Args:
+        found: What is wrong; the whole sentence, where that cannot be parted.
+        remedy: What to do about it, where that is known apart; it ends the sentence.
+    """
+
+    def __init__(self, found: str = "", remedy: str = "") -> None:
+        super().__init__(f"{found}: {remedy}." if remedy else found)
+        self.found = found
+        self.remedy = remedy
 
 
 class SettingsError(TraceletError, ValueError):
@@ -40,12 +51,16 @@ class RetryableError(BackendError):
     """
     Not now: the server is away, busy or slow. The same batch is tried again.
 
-    ``retry_after`` is the shortest wait in seconds that the server asked for.
+    ``retry_after`` is the shortest wait in seconds that the server asked for, ``remedy`` what a
+    person could do should it not pass.
     """
 
-    def __init__(self, message: str = "", *, retry_after: Optional[float] = None) -> None:
+    def __init__(
+        self, message: str = "", *, retry_after: Optional[float] = None, remedy: str = ""
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.remedy = remedy
 
 
 class RejectedError(BackendError):

@@ -19,7 +19,13 @@ from tracelet.errors import MissingPackageError, UnknownBackendError, nearest
 if TYPE_CHECKING:
     from tracelet.backends.base import Backend
 
-__all__ = ["backend_class", "backend_names", "integration_class", "integrations"]
+__all__ = [
+    "backend_class",
+    "backend_names",
+    "broken_plug_ins",
+    "integration_class",
+    "integrations",
+]
 
 BACKEND_GROUP = "tracelet.backends"
 INTEGRATION_GROUP = "tracelet.integrations"
@@ -84,6 +90,15 @@ def backend_class(name: str) -> type[Backend]:
             f"The plug-in for the backend {name!r} ({plug_ins[name].value}) cannot be imported: "
             f"{error}"
         ) from error
+
+
+def broken_plug_ins() -> Mapping[str, str]:
+    """Return the plug-ins whose module is not there, as ``module:Class``; none is imported."""
+    return {
+        name: point.value
+        for name, point in _entry_points(BACKEND_GROUP).items()
+        if not _importable(point.value.partition(":")[0].partition(".")[0])
+    }
 
 
 def integrations() -> Mapping[str, str]:

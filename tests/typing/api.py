@@ -7,12 +7,12 @@ A change that makes a type worse for a user is an error here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from typing_extensions import assert_type
 
 import tracelet
-from tracelet.backends.base import Backend, BackendOptions, Batch
+from tracelet.backends.base import Backend, BackendOptions, Batch, Finding
 from tracelet.records import Metric, Record
 
 # Starting and stopping: everything is optional, three arguments may be given by position.
@@ -95,5 +95,7 @@ class Plugin(Backend):
 
 backend: Backend = Plugin(BackendOptions())
 options: Mapping[str, Any] = {}
+assert_type(backend.doubts("project"), Sequence[Finding])
+assert_type(backend.examine("project", {}, 0.0), Iterable[Finding])
 backend_options, secrets = Plugin.resolve(options, {}, Path())
 assert_type(backend_options, BackendOptions)

@@ -4,7 +4,7 @@ The whole contract between tracelet and a tracker. A plug-in's author reads this
 A backend is handed batches of records by the shipper, never by the training. For one run the
 calls come in this order::
 
-    Backend(options) → preflight()                                    in the training process
+    Backend(options) → preflight() → doubts(project)                  in the training process
     Backend(options) → open(run, resume, workdir) → write(batch) … barrier() … → close(status)
                                                                       where the shipper lives
 
@@ -21,10 +21,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Collection, Mapping, Optional, Sequence
+from typing import Any, Callable, ClassVar, Collection, Iterable, Mapping, Optional, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from tracelet.errors import BackendError, TraceletError
+from tracelet.findings import Finding, of_error
 from tracelet.records import Record, RemoteRun, RunInfo, RunStatus
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "BackendOptions",
     "Batch",
     "BatchLimits",
+    "Finding",
     "ProgramRun",
     "RemoteRun",
     "RunInfo",
@@ -133,7 +136,8 @@ class Backend(ABC):
 
         Returns:
             The options, and for each secret field that is set where its value came from:
-            ``"env:NAME"`` or ``"argument"``.
+            ``"env:NAME"`` or ``"argument"``. The source of any other field may be there too
+            (``"default"`` among them), for ``examine``.
 
         Raises:
             pydantic.ValidationError: An option is unknown or of the wrong type.
@@ -152,6 +156,45 @@ class Backend(ABC):
             RetryableError: The tracker did not answer in time; training starts all the same.
         """
         return
+
+    def doubts(self, project: Optional[str]) -> Sequence[Finding]:
+        """
+        Name what will go wrong although nothing refuses; asked right after ``preflight``.
+
+        Each becomes a line of warning before training, which starts all the same. As quick as
+        ``preflight``; optional.
+
+        Args:
+            project: What the run would belong to.
+        """
+        return ()
+
+    def examine(
+        self,
+        project: Optional[str],
+        sources: Mapping[str, str],
+        deadline: float,
+    ) -> Iterable[Finding]:
+        """
+        Look at everything that a run would use, for ``tracelet doctor``; nothing is changed.
+
+        Optional: without it there is what ``preflight`` and ``doubts`` say.
+
+        Args:
+            project: What the run would belong to.
+            sources: Where options came from, as ``resolve`` returned it.
+            deadline: Until when, on the monotonic clock. What is found later is not shown.
+
+        Returns:
+            What was found; or a generator, so that what was found first is shown in any case.
+        """
+        try:
+            self.preflight()
+        except (BackendError, TraceletError, OSError) as error:
+            yield of_error(error, "preflight")
+            return
+        yield Finding("ok", "preflight", "nothing stands in the way")
+        yield from self.doubts(project)
 
     def look(self, run: RunInfo) -> str:
         """Return where a person will see the run: a command or an address. No network."""

@@ -72,3 +72,47 @@ def sync(
     from tracelet.cli import sync as command
 
     context.exit(command.deliver(targets, timeout=timeout))
+
+
+@tracelet.command()
+@click.option(
+    "--backend", metavar="NAME", multiple=True, help="Look at this one; may be given repeatedly."
+)
+@click.option("--backend-url", metavar="URL", help="Its address.")
+@click.option("--project", metavar="NAME", help="What a run would belong to.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="How long it may take in all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(
+    context: click.Context,
+    backend: tuple[str, ...],
+    backend_url: Optional[str],
+    project: Optional[str],
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """
+    Look at everything a run would use, and say what is wrong.
+
+    Settings are those that start_logging would have here: options, TRACELET_ variables, the
+    backend's own, defaults. Nothing is changed. It takes less than 2 s, whatever hangs; the exit
+    code is 1 when there is a problem.
+    """
+    from tracelet.cli import doctor as command
+
+    context.exit(
+        command.examine(
+            backend=backend,
+            backend_url=backend_url,
+            project=project,
+            timeout=timeout,
+            as_json=as_json,
+        )
+    )

@@ -41,7 +41,7 @@ from tracelet.spool.rundir import (
 )
 from tracelet.spool.writer import SpoolWriter
 
-__all__ = ["Plan", "launch", "prepare"]
+__all__ = ["Plan", "complete", "launch", "prepare"]
 
 #: All backends together have so long to answer before training starts, counted from the call of
 #: ``start_logging``: a second, less what the rest of the start may need …
@@ -85,9 +85,9 @@ def prepare(loaded: Loaded, began: float) -> Plan:
     backends: dict[str, Backend] = {}
     parts: dict[str, Parted] = {}
     for name in settings.backend:
-        backends[name], parts[name] = _complete(name, loaded, cwd)
+        backends[name], parts[name], _ = complete(name, loaded, cwd)
     if settings.mode == "online":
-        preflight = Preflight(backends, ledger)
+        preflight = Preflight(backends, ledger, loaded.project)
         deadline = max(began + PREFLIGHT_S, time.monotonic() + PREFLIGHT_AT_LEAST_S)
         for line in preflight.wait(deadline, strict=settings.strict):
             ledger.warn(line)
@@ -156,8 +156,8 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
 # -- before anything starts -----------------------------------------------------------------
 
 
-def _complete(name: str, loaded: Loaded, cwd: Path) -> tuple[Backend, Parted]:
-    """Make the backend with its complete options; part the options from their secrets."""
+def complete(name: str, loaded: Loaded, cwd: Path) -> tuple[Backend, Parted, Mapping[str, str]]:
+    """Make the backend with its complete options; part them from their secrets; say whence."""
     cls = registry.backend_class(name)
     _takes(cls, name, loaded)
     problem: str
@@ -166,7 +166,8 @@ def _complete(name: str, loaded: Loaded, cwd: Path) -> tuple[Backend, Parted]:
     except ValidationError as error:
         problem = sentence(error, cls.Options, where=name)
     else:
-        return cls(options), part(options, {**secrets, **loaded.sources[name]})
+        sources = {**secrets, **loaded.sources[name]}
+        return cls(options), part(options, sources), sources
     # Out here, so that pydantic's text, which shows the value, does not hang on as the context.
     raise SettingsError(problem)
 

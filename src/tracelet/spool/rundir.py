@@ -17,9 +17,10 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from tracelet.errors import SpoolError
 from tracelet.records import RunInfo
@@ -287,16 +288,38 @@ def writable(root: Path) -> Optional[OSError]:
     return None
 
 
-def default_root(cwd: Path, environ: Mapping[str, str]) -> Optional[Path]:
+def could_be_written(root: Path) -> Optional[OSError]:
+    """Return the same as ``writable``, as far as that can be told without making ``root``."""
+    existing = root
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return error
+    return None
+
+
+def default_root(
+    cwd: Path,
+    environ: Mapping[str, str],
+    test: Callable[[Path], Optional[OSError]] = writable,
+) -> Optional[Path]:
     """
     Return where runs go when the user named no folder: ``./.tracelet``, or the user's state
     folder where that cannot be written or lies on a network mount. None: neither can be written.
+
+    Args:
+        cwd: The working directory.
+        environ: The environment, which may name the state folder.
+        test: How to find out; ``could_be_written`` leaves nothing behind.
     """
     local = cwd / ".tracelet"
-    if not on_network(cwd) and writable(local) is None:
+    if not on_network(cwd) and test(local) is None:
         return local
     fallback = state_home(environ) / "runs"
-    return fallback if writable(fallback) is None else None
+    return fallback if test(fallback) is None else None
 
 
 _NETWORK_TYPES = (

@@ -10,7 +10,7 @@ import time as clock
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Iterator, Mapping, NamedTuple, Optional, Union
+from typing import Any, ClassVar, Iterable, Iterator, Mapping, NamedTuple, Optional, Union
 
 from tracelet.backends.base import Backend, BackendOptions, Batch
 from tracelet.backends.jsonl import places
@@ -19,6 +19,7 @@ from tracelet.backends.jsonl.files import NotTheFileError, RunFiles
 from tracelet.backends.jsonl.lines import LineFile
 from tracelet.backends.jsonl.options import JsonlOptions
 from tracelet.errors import ConfigError, RejectedError, RetryableError, RunGoneError
+from tracelet.findings import Finding, of_error
 from tracelet.records import (
     RECORD_TYPES,
     Artifact,
@@ -96,7 +97,31 @@ class JsonlBackend(Backend):
         with _answered(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK | os.X_OK):
-            raise ConfigError(f"Nothing can be written into the folder {str(self._folder)!r}.")
+            raise ConfigError(
+                f"Nothing can be written into the folder {str(self._folder)!r}",
+                "give another one with the option 'path'",
+            )
+
+    def examine(
+        self,
+        project: Optional[str],
+        sources: Mapping[str, str],
+        deadline: float,
+    ) -> Iterable[Finding]:
+        """See whether one may write into the folder, or make it; see ``Backend.examine``."""
+        existing = self._folder
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            yield Finding("ok", "folder", str(self._folder))
+        else:
+            yield of_error(self._refusal(), "folder")
+
+    def _refusal(self) -> ConfigError:
+        return ConfigError(
+            f"Nothing can be written into the folder {str(self._folder)!r}",
+            "give another one with the option 'path'",
+        )
 
     def look(self, run: RunInfo) -> str:
         """Return the path of the run's file."""

@@ -61,7 +61,9 @@ class NotFoundError(RunGoneError):
     """The run or experiment does not exist, or no longer."""
 
 
-def of_response(status: int, headers: Mapping[str, str], text: str, what: str) -> BackendError:
+def of_response(
+    status: int, headers: Mapping[str, str], text: str, what: str, *, sent: str = ""
+) -> BackendError:
     """
     Return the error for an HTTP answer that is no success.
 
@@ -70,6 +72,7 @@ def of_response(status: int, headers: Mapping[str, str], text: str, what: str) -
         headers: Its headers, in any case.
         text: Its body.
         what: The path that was asked for, without the host.
+        sent: How we said who we are: ``Basic``, ``Bearer`` or nothing.
     """
     code, message = _json_error(text)
     shown = _shortened(message or text)
@@ -79,22 +82,23 @@ def of_response(status: int, headers: Mapping[str, str], text: str, what: str) -
         return RetryableError(
             f"MLflow answered {status} to {what}: {shown}",
             retry_after=retry_after(headers.get("Retry-After")),
+            remedy="look into the server's own log, and what stands before it",
         )
     if status == 401:
-        return ConfigError(
-            "The MLflow server refuses the credentials (401): check MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or the token."
-        )
+        return _unauthorized(headers, sent)
     if status == 403:
-        return _forbidden(text, what)
+        return _forbidden(headers, text, what)
     if status == 407:
-        return ConfigError("The proxy before the MLflow server wants credentials (407).")
+        return ConfigError(
+            "The proxy before the MLflow server wants credentials (407)",
+            "put them into the address in HTTP_PROXY or HTTPS_PROXY",
+        )
     if code:
         return of_code(code, message, what)
     if status in (404, 405) or 300 <= status < 400:
         return ConfigError(
-            f"There is no MLflow at this address: {what} answered {status}. Check the address and "
-            "its path."
+            f"There is no MLflow at this address ({what} answered {status})",
+            "check the address and its path",
         )
     return RejectedError((), f"MLflow answered {status} to {what}: {shown}")
 
@@ -156,15 +160,40 @@ def retry_after(value: Optional[str]) -> Optional[float]:
         return None
 
 
-def _forbidden(text: str, what: str) -> ConfigError:
-    if "invalid host header" in text.lower():
+def _unauthorized(headers: Mapping[str, str], sent: str) -> ConfigError:
+    if not sent:
         return ConfigError(
-            "The MLflow server does not know itself by this host name (403, host validation): "
-            "start it with --allowed-hosts and the name in it."
+            "The MLflow server wants credentials (401), and there are none",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        )
+    wanted = headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
+    if sent == "Bearer" and wanted == "basic":
+        return ConfigError(
+            "The MLflow server refuses the credentials (401): it wants a name with a password, "
+            "and was sent a token",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     return ConfigError(
-        f"The MLflow server permits this user no {what} (403): "
-        f"{_shortened(_json_error(text)[1] or text)}"
+        "The MLflow server refuses the credentials (401)",
+        "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the token",
+    )
+
+
+def _forbidden(headers: Mapping[str, str], text: str, what: str) -> ConfigError:
+    if "AirTunes" in headers.get("Server", ""):
+        return ConfigError(
+            "What answers there is macOS's AirPlay receiver (it takes port 5000), and not MLflow",
+            "give MLflow another port, or switch the receiver off in the system's settings",
+        )
+    if "invalid host header" in text.lower():
+        return ConfigError(
+            "The MLflow server does not know itself by this host name (403, host validation)",
+            "start it with --allowed-hosts (or MLFLOW_SERVER_ALLOWED_HOSTS) and the name in it",
+        )
+    said = _shortened(_json_error(text)[1] or text)
+    return ConfigError(
+        f"The MLflow server permits this user no {what} (403, {said!r})",
+        "ask whoever runs it for the right, or check who is logged in",
     )
 
 

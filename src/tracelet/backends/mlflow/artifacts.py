@@ -27,7 +27,7 @@ from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.backends.mlflow.uri import StoreKind
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
 
-__all__ = ["Artifacts", "Source", "artifacts_at"]
+__all__ = ["SERVER_STORES", "SERVICE", "Artifacts", "Source", "artifacts_at", "require_shared"]
 
 #: The bytes themselves, or the file that holds them.
 Source = Union[bytes, Path]
@@ -44,7 +44,10 @@ _IMPOSSIBLE = frozenset(
     }
 )
 
-_SERVICE = "/api/2.0/mlflow-artifacts/artifacts"
+SERVICE = "/api/2.0/mlflow-artifacts/artifacts"
+
+#: What to do about a server that leaves its artifacts to its clients.
+SERVER_STORES = "start the server with --artifacts-destination instead of --default-artifact-root"
 
 
 class Artifacts(Protocol):
@@ -83,13 +86,14 @@ def artifacts_at(
     parts = urlsplit(address)
     if parts.scheme == "mlflow-artifacts":
         return _served(address, store_url, connection, options)
-    if parts.scheme in ("http", "https") and _SERVICE in parts.path:
-        base, _, tail = address.partition(_SERVICE)
+    if parts.scheme in ("http", "https") and SERVICE in parts.path:
+        base, _, tail = address.partition(SERVICE)
         return ServerArtifacts(Connection(base, options), tail.strip("/"), own=True)
     if parts.scheme in ("", "file") or len(parts.scheme) == 1:
         folder = uri.folder(address) if parts.scheme == "file" else Path(address)
         if uri.kind_of(store_url) is StoreKind.SERVER:
-            _require_shared(folder, store_url)
+            # <root>/<experiment>/<run>/artifacts
+            require_shared(folder.parents[2] if len(folder.parents) > 2 else folder, store_url)
         return FolderArtifacts(folder)
     return ClientArtifacts(address, store_url)
 
@@ -106,7 +110,7 @@ class ServerArtifacts:
         target = quote("/".join(part for part in (self._root, path) if part))
         mime = mimetypes.guess_type(path)[0] or "application/octet-stream"
         with _opened(source) as data:
-            self._connection.put(f"{_SERVICE}/{target}", data, mime)
+            self._connection.put(f"{SERVICE}/{target}", data, mime)
 
     def close(self) -> None:
         if self._own:
@@ -184,7 +188,7 @@ def _served(
             return ServerArtifacts(Connection(other, options), root, own=True)
         if connection is None:
             # Written out, because MLflow 3.1 would ask its global setting for the server.
-            return ClientArtifacts(f"{store_url}{_SERVICE}/{root}", store_url)
+            return ClientArtifacts(f"{store_url}{SERVICE}/{root}", store_url)
         return ServerArtifacts(connection, root)
     if kind in (StoreKind.SQLITE, StoreKind.FOLDER):
         # The experiment was made through a server that has this store. Its default place for
@@ -197,23 +201,28 @@ def _served(
     )
 
 
-def _require_shared(folder: Path, store_url: str) -> None:
+def require_shared(root: Path, store_url: str) -> None:
     """
     Refuse to write where no page will ever look.
 
     A server started with ``--default-artifact-root /some/folder`` tells its *clients* to write
     there. That is right on one machine and on a shared disk, and a loss everywhere else.
+
+    Args:
+        root: The folder that holds those of the experiments.
+        store_url: The tracking URI.
+
+    Raises:
+        ConfigError: The folder is not there, and the server is on another machine.
     """
     host = urlsplit(store_url).hostname or ""
     if host in ("localhost", "127.0.0.1", "::1", "0.0.0.0"):  # noqa: S104 - compared, not bound
         return
-    # <root>/<experiment>/<run>/artifacts
-    root = folder.parents[2] if len(folder.parents) > 2 else folder
     if not root.is_dir():
         raise ConfigError(
             f"The MLflow server wants artifacts in the folder {root} of this machine, which is "
-            "not there: start the server with --artifacts-destination instead of "
-            "--default-artifact-root."
+            "not there",
+            SERVER_STORES,
         )
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time as clock
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Collection, Mapping, Optional
+from typing import Any, Callable, ClassVar, Collection, Iterable, Mapping, Optional, Sequence
 
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits, ProgramRun
 from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, uri
@@ -23,6 +23,7 @@ from tracelet.backends.mlflow.run import OpenRun
 from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.uri import StoreKind
 from tracelet.errors import ConfigError
+from tracelet.findings import Finding
 from tracelet.records import RECORD_TYPES, Histogram, RemoteRun, RunInfo, RunStatus, Text
 
 __all__ = ["MlflowBackend"]
@@ -63,6 +64,7 @@ class MlflowBackend(Backend):
         self._adopted = False
         self._closed = False
         self._attachment: Optional[Attachment] = None
+        self._preflight: Optional[preflight.Preflight] = None
 
     @classmethod
     def resolve(
@@ -81,6 +83,8 @@ class MlflowBackend(Backend):
         sources: dict[str, str] = {key: "argument" for key in credentials.VARIABLES if key in given}
         filled = dict(given)
         address, origin = _address(given, environ, cwd)
+        if origin != "argument":
+            sources["url"] = origin
         address, username, password = uri.without_userinfo(uri.absolute(address, cwd))
         filled["url"] = address
         for option, value in (("username", username), ("password", password)):
@@ -97,7 +101,24 @@ class MlflowBackend(Backend):
 
     def preflight(self) -> None:
         """Check what can be checked without the SDK; see ``Backend.preflight``."""
-        preflight.check(self._url, self.options, through_sdk=_own_authentication())
+        self._preflight = preflight.Preflight(
+            self._url, self.options, through_sdk=_own_authentication()
+        )
+        self._preflight.check()
+
+    def doubts(self, project: Optional[str]) -> Sequence[Finding]:
+        """Say what will go wrong with artifacts; see ``Backend.doubts``."""
+        return () if self._preflight is None else self._preflight.doubts(project)
+
+    def examine(
+        self, project: Optional[str], sources: Mapping[str, str], deadline: float
+    ) -> Iterable[Finding]:
+        """Look at the store and everything on the way to it; see ``Backend.examine``."""
+        # Only here: a training never needs it.
+        from tracelet.backends.mlflow.diagnosis.examination import Examination
+
+        examination = Examination(self._url, self.options, project, sources, deadline)
+        return examination.findings(through_sdk=_own_authentication())
 
     def look(self, run: RunInfo) -> str:
         """Return the server's address, or the command that shows a local store."""

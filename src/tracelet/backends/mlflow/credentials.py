@@ -12,17 +12,19 @@ import base64
 import configparser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 from pydantic import SecretStr
 
 from tracelet.backends.mlflow import uri
 from tracelet.backends.mlflow.options import MlflowOptions
+from tracelet.findings import Finding
 
 __all__ = [
     "VARIABLES",
     "Credentials",
     "effective",
+    "explained",
     "from_environment",
     "userinfo",
     "variables",
@@ -121,6 +123,53 @@ def variables(
         return {}
     values = {"username": sent.username, "password": sent.password, "api_key": sent.token}
     return {variable: values[option] for option, variable in VARIABLES.items()}
+
+
+def explained(
+    options: MlflowOptions, sources: Mapping[str, str], environ: Mapping[str, str], home: Path
+) -> Sequence[Finding]:
+    """
+    Say what is sent and where it comes from, and what is there and is not sent.
+
+    Args:
+        options: The complete options.
+        sources: Where they came from, as ``Backend.resolve`` says.
+        environ: The environment.
+        home: Where ``.mlflow/credentials`` would be.
+    """
+    kind = effective(options, environ, home).kind
+    sent = {"basic": ("username", "password"), "bearer": ("api_key",), "none": ()}[kind]
+    origins = dict.fromkeys(_origin(option, sources, environ) for option in sent)
+    if kind == "none":
+        findings = [Finding("ok", "credentials", "none are sent")]
+    else:
+        what = "a name with a password" if kind == "basic" else "a token"
+        findings = [Finding("ok", "credentials", f"{what}, from {' and '.join(origins)}")]
+    unsent = [
+        variable
+        for option, variable in VARIABLES.items()
+        if environ.get(variable) and variable not in origins
+    ]
+    if unsent:
+        why = {
+            "basic": "a name with a password wins over a token",
+            "bearer": "a name needs a password, and the other way round",
+            "none": "a name needs a password, and the other way round",
+        }[kind]
+        if sent and all(sources.get(option) == "argument" for option in sent):
+            why = "what is given in the call wins"
+        text = f"{' and '.join(unsent)}: set and not sent, because {why}"
+        findings.append(Finding("note", "credentials", text))
+    return findings
+
+
+def _origin(option: str, sources: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    source = sources.get(option, "")
+    if source.startswith("env:"):
+        return source[4:]
+    if source == "argument":
+        return "the call"
+    return VARIABLES[option] if environ.get(VARIABLES[option]) else "~/.mlflow/credentials"
 
 
 def userinfo(options: MlflowOptions) -> tuple[Optional[str], Optional[str]]:

@@ -13,14 +13,20 @@ import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Mapping, Optional, Union
 
-from tracelet.backends.mlflow import answers, credentials
+from tracelet.backends.mlflow import answers, credentials, uri
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.errors import BackendError, ConfigError, RetryableError
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Connection", "Limits"]
+__all__ = ["NO_REQUESTS", "Connection", "Limits"]
+
+#: What is missing, and the remedy.
+NO_REQUESTS = (
+    "A tracking server needs the package 'requests'",
+    "pip install 'tracelet[mlflow-remote]'",
+)
 
 #: After a time-out the same request may take twice as long, up to this many seconds: a server
 #: that is merely slow would otherwise be asked for the same thing for ever.
@@ -83,6 +89,10 @@ class Connection:
         """Return the JSON that ``path`` answers with."""
         return self._json(path, "GET", self._calls, params=query)
 
+    def text(self, path: str) -> str:
+        """Return the text that ``path`` answers with."""
+        return self._send(path, "GET", self._calls).text
+
     def post(self, path: str, body: Union[bytes, Mapping[str, Any]]) -> Any:
         """Send JSON, ready made or not, and return the JSON of the answer."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -109,7 +119,7 @@ class Connection:
         try:
             return json.loads(text)
         except ValueError:
-            raise ConfigError(_no_mlflow(self.url, response.url)) from None
+            raise _no_mlflow(self.url, response.url) from None
 
     def _send(self, path: str, method: str, limits: Limits, **more: Any) -> requests.Response:
         requests = self._requests
@@ -126,19 +136,24 @@ class Connection:
             )
         except requests.Timeout as error:
             limits.silent()
-            raise RetryableError(f"{self.url} did not answer in time ({_reason(error)})") from error
+            raise RetryableError(
+                f"{self.url} did not answer in time ({_reason(error)})", remedy=_unheard(error)
+            ) from error
         except requests.exceptions.SSLError as error:
             raise _tls(self.url, error) from error
         except requests.exceptions.InvalidHeader:
             # Without its cause, which shows the value.
             raise ConfigError(
                 "The credentials for MLflow hold a character that cannot be sent, such as a line "
-                "break: check the password or token."
+                "break",
+                "check the password or token",
             ) from None
         except requests.exceptions.InvalidURL as error:
             raise ConfigError(f"{self.url} cannot be asked: {_reason(error)}") from error
         except requests.RequestException as error:
-            raise RetryableError(f"{self.url} cannot be reached ({_reason(error)})") from error
+            raise RetryableError(
+                f"{self.url} cannot be reached ({_reason(error)})", remedy=_unheard(error)
+            ) from error
         except OSError as error:
             if "TLS" not in str(error):
                 raise
@@ -146,9 +161,12 @@ class Connection:
             raise ConfigError(f"{self.url} cannot be asked: {error}") from error
         limits.answered()
         if any(former.status_code in (301, 302, 303) for former in response.history):
-            raise ConfigError(_no_mlflow(self.url, response.url))
+            raise _no_mlflow(self.url, response.url)
         if response.status_code != 200:
-            raise answers.of_response(response.status_code, response.headers, response.text, path)
+            sent = self._headers.get("Authorization", "").partition(" ")[0]
+            raise answers.of_response(
+                response.status_code, response.headers, response.text, path, sent=sent
+            )
         return response
 
     def _session(self) -> requests.Session:
@@ -164,18 +182,39 @@ def _requests() -> Any:
     try:
         import requests
     except ImportError as error:
-        raise ConfigError(
-            "A tracking server needs the package 'requests': pip install 'tracelet[mlflow-remote]'"
-        ) from error
+        raise ConfigError(*NO_REQUESTS) from error
     return requests
 
 
-def _no_mlflow(url: str, answered: str) -> str:
-    where = "" if answered.startswith(url) else f" (it led to {answered.partition('?')[0]})"
-    return (
-        f"What answers at {url} is not MLflow's interface{where}: check the path, and whether a "
-        "login page stands in between."
+def _no_mlflow(url: str, answered: str) -> ConfigError:
+    if answered.startswith(url.replace("http://", "https://", 1)) and not answered.startswith(url):
+        right = url.replace("http://", "https://", 1)
+        return ConfigError(f"{url} sends everybody on to {right}", f"write {right!r}")
+    where = "" if answered.startswith(url) else f" (it led to {_bare(answered)})"
+    return ConfigError(
+        f"What answers at {url} is not MLflow's interface{where}",
+        "check the path, and whether a login page stands in between",
     )
+
+
+def _bare(url: str) -> str:
+    return uri.without_userinfo(url)[0].partition("?")[0]
+
+
+def _unheard(error: BaseException) -> str:
+    """Return what a person could do about a server that cannot be asked, by what was in the way."""
+    low = str(error).lower()
+    if "proxy" in low:
+        return "check the proxy in HTTP_PROXY or HTTPS_PROXY, and the exceptions in NO_PROXY"
+    if any(words in low for words in ("resolve", "getaddrinfo", "name or service")):
+        return "check the host's name, and whether it is known in this network (VPN, container)"
+    if "refused" in low:
+        return "start the server, or check host and port: nothing listens there"
+    if "connect timeout" in low or "connecttimeout" in low or "unreachable" in low:
+        return "check host and port, and whether a firewall lets this machine through"
+    if "timed out" in low:
+        return "check what listens there; what takes connections and never answers hangs"
+    return "check what listens there: it hung up, or does not speak HTTP"
 
 
 def _reason(error: BaseException) -> str:
@@ -195,10 +234,14 @@ def _reason(error: BaseException) -> str:
 def _tls(url: str, error: BaseException) -> BackendError:
     reason, low = _reason(error), str(error).lower()
     if "wrong version number" in low or "http request" in low or "record layer" in low:
-        return ConfigError(f"{url} does not speak TLS: write http:// instead of https://.")
+        return ConfigError(f"{url} does not speak TLS", "write http:// instead of https://")
     if "certificate" not in low:
-        return RetryableError(f"{url} broke off the TLS handshake ({reason})")
+        return RetryableError(
+            f"{url} broke off the TLS handshake ({reason})",
+            remedy="check that this port speaks TLS, and what it demands of a client",
+        )
     return ConfigError(
-        f"The certificate of {url} is not trusted ({reason}): set "
-        "MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority that signed it."
+        f"The certificate of {url} is not trusted ({reason})",
+        "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority that signed it (or "
+        "MLFLOW_TRACKING_INSECURE_TLS=true, to trust whoever answers)",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Optional
 
 from tracelet.backends.mlflow.answers import ExistsError, NotFoundError
 from tracelet.backends.mlflow.files import replace_file
@@ -20,7 +20,7 @@ from tracelet.backends.mlflow.values import text_of
 from tracelet.errors import ConfigError, RunGoneError
 from tracelet.records import RemoteRun, RunInfo
 
-__all__ = ["RUN_ID_TAG", "context_tags", "continued", "created"]
+__all__ = ["RUN_ID_TAG", "context_tags", "continued", "created", "wanted_experiment"]
 
 #: The tag that holds the id of our run.
 RUN_ID_TAG = "tracelet.run_id"
@@ -100,22 +100,29 @@ def context_tags(options: MlflowOptions, run: RunInfo) -> Mapping[str, str]:
     return tags
 
 
+def wanted_experiment(project: Optional[str], options: MlflowOptions) -> tuple[str, Optional[str]]:
+    """Return the name of the experiment of a run, or no name and the id of one."""
+    name = project or options.experiment
+    if name is None and options.experiment_id is not None:
+        return "", options.experiment_id
+    return _shortened(text_of(name or "Default"), _EXPERIMENT_LENGTH), None
+
+
 def _experiment_id(store: Store, run: RunInfo, options: MlflowOptions) -> str:
     parent = run.parents.get("mlflow")
     if run.project is None and parent is not None:
         # Below its parent, where MLflow's pages look for it.
         return store.run(parent).experiment_id
-    name = run.project or options.experiment
-    if name is None and options.experiment_id is not None:
+    name, number = wanted_experiment(run.project, options)
+    if number is not None:
         try:
-            found = store.experiment(options.experiment_id)
+            found = store.experiment(number)
         except NotFoundError as error:
             raise ConfigError(
-                f"There is no MLflow experiment with the id {options.experiment_id!r}, which "
+                f"There is no MLflow experiment with the id {number!r}, which "
                 "MLFLOW_EXPERIMENT_ID names."
             ) from error
         return _alive(store, found, options)
-    name = _shortened(text_of(name or "Default"), _EXPERIMENT_LENGTH)
     known = store.experiment_named(name)
     if known is None:
         try:

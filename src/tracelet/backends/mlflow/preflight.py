@@ -7,163 +7,140 @@ answer ten hours later costs the run.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import socket
-import tempfile
+import time
 from pathlib import Path
+from typing import Optional, Sequence
 from urllib.parse import urlsplit
 
-from tracelet.backends.mlflow import uri, versions
-from tracelet.backends.mlflow.http import Connection
+from tracelet.backends.mlflow import uri
+from tracelet.backends.mlflow.diagnosis import artifacts, disk, packages
+from tracelet.backends.mlflow.diagnosis.server import Questions
+from tracelet.backends.mlflow.opening import wanted_experiment
 from tracelet.backends.mlflow.options import MlflowOptions
+from tracelet.backends.mlflow.store import Experiment, chosen
 from tracelet.backends.mlflow.uri import StoreKind
-from tracelet.errors import ConfigError, MissingPackageError, RejectedError, RetryableError
+from tracelet.errors import BackendError, RetryableError
+from tracelet.findings import Finding
 
-__all__ = ["check"]
+__all__ = ["Preflight", "check_port", "location"]
 
 #: Start waits a second at most; a server that needs longer is shipped to anyway, but may still say
 #: "no" in the meantime: checking a password takes MLflow half a second.
 _CONNECT_S = 0.5
 _ANSWER_S = 0.95
+#: A server that answered within so long is asked once more, where one answer was not enough.
+_QUICK_S = 0.2
+#: How long a database that is being written to is waited for.
+_PATIENCE_S = 0.05
 
-#: Less than this and not even the tables of a fresh store fit.
-_FREE_BYTES = 8 << 20
-
-#: What SQLAlchemy loads for a database, by dialect and by driver.
-_DRIVERS = {
-    "postgresql": "psycopg2",
-    "postgresql+psycopg2": "psycopg2",
-    "postgresql+psycopg": "psycopg",
-    "postgresql+pg8000": "pg8000",
-    "mysql": "MySQLdb",
-    "mysql+pymysql": "pymysql",
-    "mysql+mysqldb": "MySQLdb",
-    "mssql": "pyodbc",
-    "mssql+pyodbc": "pyodbc",
-    "mssql+pymssql": "pymssql",
-}
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 
 
-def check(url: str, options: MlflowOptions, *, through_sdk: bool = False) -> None:
+class Preflight:
     """
-    Check the store at ``url``.
+    The check of one store.
 
     Args:
         url: An absolute tracking URI.
         options: Credentials.
         through_sdk: The server is talked to by MLflow's own client, whose credentials come from
             a plug-in: only its port can be tried.
+    """
+
+    def __init__(self, url: str, options: MlflowOptions, *, through_sdk: bool = False) -> None:
+        self._url = url
+        self._options = options
+        self._through_sdk = through_sdk
+        self._kind = uri.kind_of(url)
+        self._questions: Optional[Questions] = None
+        self._took_s = 0.0
+
+    def check(self) -> None:
+        """
+        Say no when it is no.
+
+        Raises:
+            MissingPackageError: A package is missing.
+            ConfigError: It will never work like this.
+            RetryableError: There was no answer in time.
+        """
+        if self._kind is StoreKind.SERVER and not self._through_sdk:
+            began = time.monotonic()
+            questions = Questions(self._url, self._options, began + _ANSWER_S, _CONNECT_S)
+            questions.experiments()
+            self._questions, self._took_s = questions, time.monotonic() - began
+            return
+        packages.check(self._url, self._kind)
+        if self._kind is StoreKind.SQLITE:
+            disk.check_sqlite(uri.database_path(self._url))
+        elif self._kind is StoreKind.FOLDER:
+            disk.check_folder(uri.folder(self._url))
+        elif self._kind in (StoreKind.DATABASE, StoreKind.SERVER):
+            check_port(self._url)
+
+    def doubts(self, project: Optional[str]) -> Sequence[Finding]:
+        """Say what will go wrong with the artifacts of a run of this project."""
+        place = None
+        # What cannot be found out in no time is not worth a start's time.
+        with contextlib.suppress(BackendError, OSError):
+            place = self._place(*wanted_experiment(project, self._options))
+        found = None if place is None else artifacts.doubt(place, self._url)
+        return () if found is None else (found,)
+
+    def _place(self, name: str, number: Optional[str]) -> Optional[str]:
+        newest: Sequence[Experiment]
+        if self._questions is not None:
+            if not self._questions.complete and self._took_s > _QUICK_S:
+                return None
+            wanted, newest = self._questions.experiment(name, number), self._questions.newest
+        elif self._kind is StoreKind.SQLITE:
+            path = uri.database_path(self._url)
+            newest = disk.content(path, _PATIENCE_S, writable=False).experiments
+            wanted = chosen(newest, name, number)
+        else:
+            return None
+        return location(self._kind, self._options, wanted, newest)
+
+
+def location(
+    kind: StoreKind,
+    options: MlflowOptions,
+    wanted: Optional[Experiment],
+    newest: Sequence[Experiment],
+) -> Optional[str]:
+    """
+    Return where the artifacts of a run would go, or None where that cannot be known.
+
+    Args:
+        kind: What the tracking URI leads to.
+        options: The complete options.
+        wanted: The experiment, if there is one already.
+        newest: The newest experiments of the store.
+    """
+    if wanted is None and options.artifact_location is not None:
+        return options.artifact_location
+    if wanted is None and kind is StoreKind.SQLITE:
+        return str(Path.cwd() / "mlruns")
+    return artifacts.location_of(wanted, newest)
+
+
+def check_port(url: str) -> None:
+    """
+    Try the port of a database's or a tracking server.
 
     Raises:
-        MissingPackageError: A package is missing.
-        ConfigError: It will never work like this.
-        RetryableError: There was no answer in time.
+        RetryableError: Nobody takes a connection.
     """
-    kind = uri.kind_of(url)
-    if kind is StoreKind.SERVER and not through_sdk:
-        _server(url, options)
-        return
-    _packages(url, kind)
-    if kind is StoreKind.SQLITE:
-        _sqlite(uri.database_path(url))
-    elif kind is StoreKind.FOLDER:
-        _writable(uri.folder(url))
-    elif kind in (StoreKind.DATABASE, StoreKind.SERVER):
-        _port(url)
-
-
-def _server(url: str, options: MlflowOptions) -> None:
-    if not versions.present("requests"):
-        raise MissingPackageError(
-            "A tracking server needs the package 'requests': pip install 'tracelet[mlflow-remote]'"
-        )
-    quick = options.model_copy(
-        update={
-            "connect_timeout_s": min(_CONNECT_S, options.connect_timeout_s),
-            "timeout_s": min(_ANSWER_S, options.timeout_s),
-        }
-    )
-    connection = Connection(url, quick)
-    try:
-        # `/health` answers without credentials and whatever the host name is.
-        answer = connection.get("/api/2.0/mlflow/experiments/search", {"max_results": "1"})
-    except RejectedError as error:
-        raise ConfigError(f"What answers at {url} is not MLflow: {error.reason}") from error
-    finally:
-        connection.close()
-    if not isinstance(answer, dict) or not set(answer) <= {"experiments", "next_page_token"}:
-        raise ConfigError(f"What answers at {url} is not MLflow: check the address and its path.")
-
-
-def _packages(url: str, kind: StoreKind) -> None:
-    mlflow = versions.mlflow()
-    if mlflow is None or not versions.present("mlflow"):
-        raise MissingPackageError("MLflow is not installed: pip install 'tracelet[mlflow]'")
-    if kind not in (StoreKind.SQLITE, StoreKind.DATABASE):
-        return
-    if versions.installed("mlflow") is None or not versions.present("sqlalchemy"):
-        raise MissingPackageError(
-            "mlflow-skinny cannot open a database, and without an address that is what MLflow "
-            "uses: pip install 'tracelet[mlflow]', or set the address of a tracking server."
-        )
-    sqlalchemy = versions.sqlalchemy() or (2, 0, 0)
-    if mlflow < (3, 9, 0) and sqlalchemy >= (2, 1, 0):
-        raise ConfigError(
-            f"MLflow {'.'.join(map(str, mlflow))} cannot use SQLAlchemy "
-            f"{'.'.join(map(str, sqlalchemy))}: pip install 'sqlalchemy<2.1' or 'mlflow>=3.9'."
-        )
-    scheme = urlsplit(url).scheme
-    driver = _DRIVERS.get(scheme)
-    if scheme == "postgresql" and sqlalchemy >= (2, 1, 0):
-        driver = "psycopg"
-    if kind is StoreKind.DATABASE and driver is not None and not versions.present(driver):
-        package = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}.get(driver, driver)
-        raise MissingPackageError(
-            f"A database at {scheme}:// needs the package {driver!r}: pip install '{package}'"
-        )
-
-
-def _sqlite(path: Path) -> None:
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; an SQLite database is a file.")
-    _writable(path.parent)
-    if not path.exists():
-        return
-    try:
-        with open(path, "r+b") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise ConfigError(f"The database {path} cannot be written: {error.strerror}") from error
-    if start and start != b"SQLite format 3\x00":
-        raise ConfigError(f"The file {path} is no SQLite database.")
-
-
-def _writable(folder: Path) -> None:
-    """Make sure that files can be made in the folder, or in the one it would be made in."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError(f"{existing} is not a folder, so {folder} cannot be made.")
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"MLflow's folder {folder} cannot be written: {error.strerror}"
-        ) from error
-    if shutil.disk_usage(existing).free < _FREE_BYTES:
-        raise ConfigError(f"The disk of MLflow's folder {folder} is full.")
-
-
-def _port(url: str) -> None:
     parts = urlsplit(url)
-    schemes = {**_PORTS, "http": 80, "https": 443}
-    port = parts.port or schemes.get(parts.scheme.partition("+")[0])
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     if not parts.hostname or port is None:
         return
     try:
         socket.create_connection((parts.hostname, port), _CONNECT_S).close()
     except OSError as error:
-        raise RetryableError(f"{parts.hostname}:{port} cannot be reached ({error})") from error
+        raise RetryableError(
+            f"{parts.hostname}:{port} cannot be reached ({error})",
+            remedy="check host and port, and whether the server runs",
+        ) from error

@@ -16,7 +16,7 @@ from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.store import Experiment, Point, RunState
 from tracelet.errors import ConfigError, RejectedError
 
-__all__ = ["RestStore", "metrics_body"]
+__all__ = ["RestStore", "experiment_of", "metrics_body"]
 
 _API = "/api/2.0/mlflow/"
 #: As many points as a server gives at once.
@@ -49,7 +49,7 @@ class RestStore:
     def experiment(self, experiment_id: str) -> Experiment:
         """Return the experiment, deleted or not."""
         answer = self._get("experiments/get", experiment_id=experiment_id)
-        return _experiment(answer["experiment"])
+        return experiment_of(answer["experiment"])
 
     def experiment_named(self, name: str) -> Optional[Experiment]:
         """Return the experiment of this name, deleted or not, or None."""
@@ -57,7 +57,7 @@ class RestStore:
             answer = self._get("experiments/get-by-name", experiment_name=name)
         except NotFoundError:
             return None
-        return _experiment(answer["experiment"])
+        return experiment_of(answer["experiment"])
 
     def create_experiment(self, name: str, artifact_location: Optional[str]) -> str:
         """Create it and return its id."""
@@ -179,11 +179,13 @@ def _pairs(items: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in items]
 
 
-def _experiment(found: Mapping[str, Any]) -> Experiment:
+def experiment_of(found: Mapping[str, Any]) -> Experiment:
+    """Return an experiment from the JSON that a server describes it with."""
     return Experiment(
         id=str(found["experiment_id"]),
         name=str(found.get("name", "")),
         deleted=found.get("lifecycle_stage") == "deleted",
+        location=str(found.get("artifact_location") or ""),
     )
 
 

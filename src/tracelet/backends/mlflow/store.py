@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Mapping, NamedTuple, Optional, Protocol, Sequence
 
-__all__ = ["Experiment", "Point", "RunState", "Store"]
+__all__ = ["Experiment", "Point", "RunState", "Store", "chosen"]
 
 
 class Point(NamedTuple):
@@ -24,11 +24,22 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: MLflow's group of runs."""
+    """An experiment: MLflow's group of runs. ``location`` is where its artifacts go."""
 
     id: str
     name: str
     deleted: bool = False
+    location: str = ""
+
+
+def chosen(
+    experiments: Sequence[Experiment], name: str, number: Optional[str]
+) -> Optional[Experiment]:
+    """Return the experiment of this id, or of this name where there is no id, or None."""
+    for each in experiments:
+        if each.id == number or (number is None and each.name == name):
+            return each
+    return None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ __all__ = [
     "database_path",
     "default",
     "folder",
+    "holds_experiments",
     "kind_of",
     "with_userinfo",
     "without_userinfo",
@@ -78,7 +79,7 @@ def default(cwd: Path, version: Optional[versions.Version] = None) -> str:
     """
     version = version or versions.mlflow()
     files = cwd / "mlruns"
-    if (version is not None and version < (3, 7, 0)) or _holds_experiments(files):
+    if (version is not None and version < (3, 7, 0)) or holds_experiments(files):
         return files.as_uri()
     return _sqlite(str(cwd / "mlflow.db"))
 
@@ -157,7 +158,7 @@ def folder(url: str) -> Path:
     return Path(url2pathname(urlsplit(url).path))
 
 
-def _holds_experiments(files: Path) -> bool:
+def holds_experiments(files: Path) -> bool:
     """MLflow's own test: a folder whose name is all digits, with a ``meta.yaml``."""
     try:
         with os.scandir(files) as entries:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Optional
 
-__all__ = ["installed", "mlflow", "present", "sqlalchemy"]
+__all__ = ["installed", "mlflow", "parsed", "present", "sqlalchemy", "text"]
 
 #: Major, minor, patch.
 Version = tuple[int, int, int]
@@ -28,12 +28,21 @@ def sqlalchemy() -> Optional[Version]:
 def installed(distribution: str) -> Optional[Version]:
     """Return the version of an installed distribution as three numbers, or None."""
     try:
-        text = version(distribution)
+        return parsed(version(distribution))
     except PackageNotFoundError:
         return None
-    numbers = [int(number) for number in re.findall(r"\d+", text.split("+")[0])[:3]]
+
+
+def parsed(text: str) -> Version:
+    """Return the first three numbers of a version."""
+    numbers = [int(number) for number in re.findall(r"\d+", text.split("+", maxsplit=1)[0])[:3]]
     major, minor, patch = [*numbers, 0, 0, 0][:3]
     return major, minor, patch
+
+
+def text(version: Version) -> str:
+    """Return a version as it is written."""
+    return ".".join(map(str, version))
 
 
 def present(module: str) -> bool:
