@@ -35,7 +35,8 @@ MAY_IMPORT = {
     # 2: what stands on it, side by side
     "capture": (*FACTS, "_guard"),
     "collect": (*FACTS, "_guard", "capture.base"),
-    "backends": (*FACTS, "backends.base"),
+    # What is kept as an event reaches a backend as the event: who draws it has to read it.
+    "backends": (*FACTS, "backends.base", "tfevents"),
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
     **dict.fromkeys(

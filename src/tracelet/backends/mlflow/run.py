@@ -19,6 +19,7 @@ from tracelet.backends.mlflow.artifacts import Artifacts
 from tracelet.backends.mlflow.histograms import Histograms
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.points import convert, deliver
+from tracelet.backends.mlflow.render import FOLDERS as RENDERED
 from tracelet.backends.mlflow.renamed import RenamedTags
 from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.text import Texts
@@ -47,7 +48,9 @@ FRACTIONS_TAG = "tracelet.fractional_steps"
 #: others are written by us.
 _RESERVED = (
     "images",
+    *(f"tensorboard/{folder}" for folder in RENDERED),
     "tensorboard/audio",
+    "tensorboard/custom_scalars.json",
     "tensorboard/histograms",
     "tensorboard/histograms.html",
     "tensorboard/raw",
