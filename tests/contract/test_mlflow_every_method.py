@@ -1,0 +1,315 @@
+"""
+Every ``add_*`` method of both families of writers, through a whole run, into MLflow's own store.
+
+What arrived is read with ``MlflowClient`` and nothing of ours, and opened with the program that it
+is meant for: Pillow, NumPy, TensorBoard's own readers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+import wave
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+import tracelet
+from frameworks.every_method import calls, onnx
+from services.mlflow_reader import tracking
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+GRID = re.compile(r"images/(.+)\+step\+(-?\d+)\+timestamp\+(\d+)\+[0-9a-f-]{36}\.png")
+
+
+class Found(NamedTuple):
+    """What MLflow's client says of a run."""
+
+    metrics: Mapping[str, Sequence[tuple[int, float]]]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    files: Mapping[str, bytes]
+    runs: int
+
+    def one(self, pattern: str) -> bytes:
+        """Return the only file whose whole path has this form."""
+        [path] = [path for path in self.files if re.fullmatch(pattern, path)]
+        return self.files[path]
+
+    def picture(self, key: str, step: int) -> Any:
+        """Return what the image grid shows under a key at a step, and that its card is whole."""
+        shown = {}
+        for path, data in self.files.items():
+            found = GRID.fullmatch(path)
+            if found and (found[1].replace("~", "/"), int(found[2])) == (key, step):
+                stem = path[: -len(".png")]
+                assert {f"{stem}+compressed.png", f"{stem}+compressed.webp"} & set(self.files)
+                shown[path] = data
+        [data] = shown.values()
+        assert self.tags["mlflow.loggedImages"] == "true"
+        with Pillow.open(io.BytesIO(data)) as picture:
+            picture.load()
+            return picture.copy() if not getattr(picture, "is_animated", False) else picture
+
+
+def found(url: str, run_id: str, folder: Path) -> Found:
+    with tracking(url) as client:
+        run = client.get_run(run_id)
+        place = Path(client.download_artifacts(run_id, "", str(folder)))
+        listed: list[str] = []
+        folders = [""]
+        while folders:
+            for item in client.list_artifacts(run_id, folders.pop()):
+                (folders if item.is_dir else listed).append(item.path)
+        metrics = {
+            key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
+            for key in run.data.metrics
+        }
+        runs = len(client.search_runs([run.info.experiment_id]))
+    files = {path: (place / path).read_bytes() for path in sorted(listed)}
+    return Found(metrics, run.data.params, run.data.tags, files, runs)
+
+
+# -- what each call leaves --------------------------------------------------------------------
+
+
+def events(data: bytes) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    return Event.FromString(data)
+
+
+def scalar(run: Found) -> None:
+    assert run.metrics["a loss"] == [(1, 0.1)]
+
+
+def scalars(run: Found) -> None:
+    assert run.metrics["many/x y"] == [(2, 0.1)]
+    assert run.metrics["many/z"] == [(2, 0.2)]
+
+
+def histogram(run: Found) -> None:
+    assert b'"a hist"' in run.files["tensorboard/histograms.html"]
+    lines = run.files["tensorboard/histograms/buckets-0001.jsonl"].splitlines()
+    assert {"a hist", "raw hist"} <= {json.loads(line)["key"] for line in lines}
+    assert run.picture("histograms/a hist", 0).size == (512, 256)
+
+
+def raw_histogram(run: Found) -> None:
+    lines = run.files["tensorboard/histograms/buckets-0001.jsonl"].splitlines()
+    [bucket] = [one for one in map(json.loads, lines) if one["key"] == "raw hist"]
+    assert bucket["counts"] == [1, 2, 3]
+
+
+def image(run: Found) -> None:
+    assert run.picture("an image", 4).size == (8, 8)
+
+
+def images(run: Found) -> None:
+    assert run.picture("the images", 4).size == (16, 8)
+
+
+def boxes(run: Found) -> None:
+    assert run.picture("boxes", 4).size == (8, 8)
+
+
+def figure(run: Found) -> None:
+    assert run.picture("a figure", 4).size == (20, 20)
+
+
+def video(run: Found) -> None:
+    """moviepy 2 is more than the writers understand: the value that they write has no image."""
+    path = [path for path in run.files if path.startswith("tensorboard/video/a video/")]
+    if path:
+        assert run.files[path[0]][:4] == b"GIF8"
+        assert run.picture("a video", 5).format == "GIF"
+    else:
+        assert run.one(r"tensorboard/raw/raw/a video/step_000005_\w+\.pb")
+
+
+def audio(run: Found) -> None:
+    with wave.open(io.BytesIO(run.one(r"tensorboard/audio/a sound/step_000006_\w+\.wav"))) as file:
+        assert file.getnframes() == 100
+
+
+def text(run: Found) -> None:
+    page = run.files["tensorboard/text/a text.md"].decode()
+    assert page.startswith("# a text\n")
+    assert "### Step 7 · " in page
+    assert page.endswith("\n\n*hello*\n")
+
+
+def tensor(run: Found) -> None:
+    data = run.one(r"tensorboard/tensors/a tensor/step_000009_\w+\.npy")
+    assert np.load(io.BytesIO(data)).tolist() == [0.0, 1.0, 2.0]
+    shown = json.loads(run.one(r"tensorboard/tensors/a tensor/step_000009_\w+\.json"))
+    assert (shown["shape"], shown["values"], shown["mean"]) == ([3], [0.0, 1.0, 2.0], 1.0)
+
+
+def curve(run: Found) -> None:
+    assert run.picture("a curve", 8).size == (512, 256)
+    raw = events(run.one(r"tensorboard/raw/pr_curve/a curve/step_000008_\w+\.pb"))
+    rows = np.array(raw.summary.value[0].tensor.float_val).reshape(6, -1)
+    shown = json.loads(run.one(r"tensorboard/pr_curves/a curve/step_000008_\w+\.json"))
+    assert [shown["precision"], shown["recall"]] == rows[4:].tolist()
+    assert shown["true_positives"] == rows[0].tolist()
+    assert shown["thresholds"] == pytest.approx(np.linspace(0, 1, rows.shape[1]).tolist())
+
+
+def raw_curve(run: Found) -> None:
+    shown = json.loads(run.one(r"tensorboard/pr_curves/a raw curve/step_000008_\w+\.json"))
+    assert shown["true_negatives"] == [1, 2, 3]
+    assert shown["recall"] == pytest.approx([0.1, 0.2, 0.3])
+    assert run.picture("a raw curve", 8).size == (512, 256)
+
+
+def mesh(run: Found) -> None:
+    data = run.one(r"tensorboard/meshes/a mesh/step_000010_\w+\.ply")
+    assert b"element vertex 4\n" in data
+    assert b"element face 2\n" in data
+    assert b"a mesh" in run.one(r"tensorboard/meshes/a mesh/step_000010_\w+\.html")
+    assert run.picture("a mesh", 10).size == (512, 256)
+    raw = events(run.one(r"tensorboard/raw/mesh/a mesh/step_000010_\w+\.pb"))
+    vertices, faces = (value.tensor for value in raw.summary.value)
+    body = data[data.index(b"end_header\n") + 11 :]
+    points = np.frombuffer(body[: 4 * 12], "<f4")
+    assert points.tolist() == list(vertices.float_val)
+    corners = np.frombuffer(body[4 * 12 :], [("n", "u1"), ("corners", "<u4", 3)])
+    assert corners["corners"].ravel().tolist() == list(faces.float_val)
+
+
+def layouts(run: Found) -> None:
+    shown = json.loads(run.files["tensorboard/custom_scalars.json"])["categories"]
+    assert {one["title"]: one["charts"][0]["kind"] for one in shown} == {
+        "multi": "multiline",
+        "margin": "margin",
+        "all": "multiline",
+    }
+    assert shown[-1]["charts"] == [
+        {"title": "one", "kind": "multiline", "tags": ["a", "b"], "metrics": ["a loss", "accuracy"]}
+    ]
+    raw = [path for path in run.files if path.startswith("tensorboard/raw/custom_scalars/")]
+    assert len(raw) == 3
+
+
+def graphs(run: Found) -> None:
+    from google.protobuf import text_format
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+    pages = [path for path in run.files if re.fullmatch(r"tensorboard/graphs/.+\.html", path)]
+    for page in pages:
+        stem = page[: -len(".html")]
+        raw = events(run.files[stem.replace("/graphs/", "/raw/graph/") + ".pb"])
+        graph = GraphDef.FromString(raw.graph_def)
+        said = text_format.Parse(run.files[stem + ".pbtxt.txt"].decode(), GraphDef())
+        assert said == graph
+        for node in graph.node:
+            assert json.dumps(node.name).encode() in run.files[page]
+    operations = b"".join(run.files[page] for page in pages)
+    assert b"aten::linear" in operations
+    assert b"Relu" in operations
+
+
+def embedding(run: Found) -> None:
+    assert run.one(r"tensorboard/embeddings/00000/e~2Fx/tensors\.tsv").count(b"\n") == 4
+    assert run.one(r"tensorboard/embeddings/00000/e~2Fx/metadata\.tsv") == b"a\nb\nc\nd\n"
+    assert b"e/x:00000" in run.one(r"tensorboard/embeddings/00000/e~2Fx/scatter\.html")
+
+
+def hparams(run: Found) -> None:
+    assert run.params["lr"] == "0.1"
+    assert run.params["layers"] == "3"
+    assert run.params["name"] == "x"
+    assert [value for _, value in run.metrics["accuracy"]] == [0.75]
+    assert run.runs == 1
+
+
+LANDS: Mapping[str, Callable[[Found], None]] = {
+    "add_scalar": scalar,
+    "add_scalars": scalars,
+    "add_histogram": histogram,
+    "add_histogram_raw": raw_histogram,
+    "add_image": image,
+    "add_images": images,
+    "add_image_with_boxes": boxes,
+    "add_figure": figure,
+    "add_video": video,
+    "add_audio": audio,
+    "add_text": text,
+    "add_tensor": tensor,
+    "add_pr_curve": curve,
+    "add_pr_curve_raw": raw_curve,
+    "add_mesh": mesh,
+    "add_custom_scalars": layouts,
+    "add_custom_scalars_multilinechart": layouts,
+    "add_custom_scalars_marginchart": layouts,
+    "add_graph": graphs,
+    "add_onnx_graph": graphs,
+    "add_openvino_graph": graphs,
+    "add_embedding": embedding,
+    "add_hparams": hparams,
+}
+
+
+@pytest.fixture
+def url(tmp_path: Path, fresh_database: Path) -> str:
+    (tmp_path / "mlflow.db").write_bytes(fresh_database.read_bytes())
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def writer_of(family: str, folder: Path) -> Any:
+    if family == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+    else:
+        from tensorboardX import SummaryWriter
+    return SummaryWriter(str(folder))
+
+
+def recorded(url: str, family: str, folder: Path, write: Callable[[Any], None]) -> Found:
+    run = tracelet.start_logging(backend="mlflow", backend_url=url, config={"silent": True})
+    writer = writer_of(family, folder / "logs")
+    write(writer)
+    writer.close()
+    remote = run.remote()
+    report = run.stop(timeout=90)
+    assert report.complete, str(report)
+    return found(url, remote.id, folder)
+
+
+@pytest.mark.figure(2)
+@pytest.mark.parametrize("family", ["tensorboard", "tensorboardx"])
+def test_every_method_lands_where_the_table_says(
+    family: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    if family == "tensorboardx":
+        pytest.importorskip("soundfile")
+    monkeypatch.setitem(sys.modules, "onnx", onnx())
+    given = calls(family, tmp_path)
+    names = set(given)
+
+    def write(writer: Any) -> None:
+        assert names == {name for name in dir(writer) if name.startswith("add_")}
+        assert len(names) == 22
+        for name, (args, kwargs) in given.items():
+            getattr(writer, name)(*args, **kwargs)
+
+    run = recorded(url, family, tmp_path, write)
+    for name in sorted(names):
+        LANDS[name](run)
+    # Nothing is written that this table does not know.
+    known = re.compile(
+        r"images/.+|tensorboard/(audio|embeddings|graphs|histograms|meshes|pr_curves|raw|tensors"
+        r"|text|video)/.+|tensorboard/(histograms\.html|custom_scalars\.json)"
+    )
+    assert [path for path in run.files if not known.fullmatch(path)] == []
