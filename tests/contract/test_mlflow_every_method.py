@@ -188,17 +188,15 @@ def mesh(run: Found) -> None:
 
 
 def layouts(run: Found) -> None:
-    shown = json.loads(run.files["tensorboard/custom_scalars.json"])["categories"]
-    assert {one["title"]: one["charts"][0]["kind"] for one in shown} == {
-        "multi": "multiline",
-        "margin": "margin",
-        "all": "multiline",
-    }
-    assert shown[-1]["charts"] == [
+    categories = json.loads(run.files["tensorboard/custom_scalars.json"])["categories"]
+    shown = {one["title"]: one["charts"] for one in categories}
+    assert shown["multi"][0]["kind"] == "multiline"
+    assert shown["margin"][0]["kind"] == "margin"
+    assert shown["all"] == [
         {"title": "one", "kind": "multiline", "tags": ["a", "b"], "metrics": ["a loss", "accuracy"]}
     ]
     raw = [path for path in run.files if path.startswith("tensorboard/raw/custom_scalars/")]
-    assert len(raw) == 3
+    assert len(raw) == 4
 
 
 def graphs(run: Found) -> None:
@@ -285,6 +283,149 @@ def recorded(url: str, family: str, folder: Path, write: Callable[[Any], None]) 
     return found(url, remote.id, folder)
 
 
+# -- the same call in all its forms -----------------------------------------------------------
+
+
+def boxed(picture: Any) -> Any:
+    """Return one colour for each quarter, so that a turned or mirrored picture is seen."""
+    high, wide = picture.shape[1:]
+    picture[0, : high // 2, : wide // 2] = 1.0
+    picture[1, high // 2 :, : wide // 2] = 1.0
+    picture[2, : high // 2, wide // 2 :] = 1.0
+    return picture
+
+
+def quarters(picture: Any) -> list[Any]:
+    """Return the colours in the middle of the four quarters."""
+    shown, (wide, high) = picture.convert("RGB"), picture.size
+    places = [(1, 1), (3, 1), (1, 3), (3, 3)]
+    return [shown.getpixel((wide * x // 4, high * y // 4)) for x, y in places]
+
+
+WHOLE = [(255, 0, 0), (0, 0, 255), (0, 255, 0), (0, 0, 0)]
+
+
+def write_pictures(writer: Any) -> None:
+    from matplotlib.figure import Figure
+
+    chw = boxed(np.zeros((3, 16, 24), "float32"))
+    writer.add_image("chw", chw, 1)
+    writer.add_image("hwc", chw.transpose(1, 2, 0), 1, dataformats="HWC")
+    writer.add_image("hw", chw[0], 1, dataformats="HW")
+    writer.add_image("bytes", (chw * 255).astype("uint8"), 1)
+    writer.add_images("nchw", np.stack([chw] * 4), 1)
+    writer.add_images("nhwc", np.stack([chw.transpose(1, 2, 0)] * 4), 1, dataformats="NHWC")
+    writer.add_image_with_boxes("boxed", chw, np.array([[2, 2, 20, 12]]), 1, labels=["cat"])
+    figures = []
+    for height in (1, 2):
+        figure = Figure((2, 2), dpi=40)
+        figure.subplots().bar([1], [height])
+        figures.append(figure)
+    writer.add_figure("figure", figures[0], 1, close=False)
+    writer.add_figure("figures", figures, 1, close=False)
+    for step in range(3):
+        writer.add_image("steps/of one", chw * step / 2, step * 10)
+
+
+def check_pictures(run: Found) -> None:
+    for key in ("chw", "hwc", "bytes"):
+        assert quarters(run.picture(key, 1)) == WHOLE
+        assert run.picture(key, 1).size == (24, 16)
+    assert quarters(run.picture("hw", 1)) == [(255,) * 3, *[(0,) * 3] * 3]
+    for key in ("nchw", "nhwc"):
+        picture = run.picture(key, 1)
+        assert (picture.width * picture.height) == 4 * 24 * 16
+        assert quarters(picture.crop((0, 0, 24, 16))) == WHOLE
+    box = run.picture("boxed", 1).convert("RGB")
+    assert box.size == (24, 16)
+    assert box.getpixel((10, 2)) == (255, 0, 0)
+    assert run.picture("figure", 1).size == (80, 80)
+    assert run.picture("figures", 1).width * run.picture("figures", 1).height >= 2 * 80 * 80
+    slider = [run.picture("steps/of one", step).convert("L") for step in (0, 10, 20)]
+    lightness = [picture.getpixel((3, 3)) for picture in slider]
+    assert lightness == sorted(lightness)
+    assert lightness[0] == 0
+
+
+DOMAINS = {"lr": [0.1, 0.01], "opt": ["adam", "sgd"]}
+
+
+def write_words(writer: Any) -> None:
+    writer.add_text("table", "| a | b |\n|---|---|\n| 1 | **2** |", 1)
+    writer.add_text("table", "second", 2)
+    # tensorboardX has no argument for the domains.
+    more = {"hparam_domain_discrete": DOMAINS} if "torch" in type(writer).__module__ else {}
+    writer.add_hparams({"lr": 0.1, "opt": "adam"}, {"hp/accuracy": 0.5}, **more)
+    writer.add_custom_scalars({"Loss": {"both": ["Multiline", [r"loss/.*"]]}})
+    writer.add_scalar("loss/train", 1.0, 1)
+    writer.add_scalar("loss/val", 2.0, 1)
+
+
+def check_words(run: Found, family: str) -> None:
+    page = run.files["tensorboard/text/table.md"].decode()
+    assert "\n\n| a | b |\n|---|---|\n| 1 | **2** |\n" in page
+    assert page.index("### Step 1 ") < page.index("### Step 2 ")
+    assert (run.params["lr"], run.params["opt"]) == ("0.1", "adam")
+    assert [value for _, value in run.metrics["hp/accuracy"]] == [0.5]
+    assert run.runs == 1
+    described = [path for path in run.files if path.startswith("tensorboard/hparams/")]
+    assert len(described) == (family == "tensorboard")
+    for path in described:
+        said = json.loads(run.files[path])["hparams"]
+        assert {one["name"]: one["domain_discrete"] for one in said} == DOMAINS
+    categories = json.loads(run.files["tensorboard/custom_scalars.json"])["categories"]
+    [category] = [one for one in categories if one["title"] == "Loss"]
+    assert category["charts"][0]["metrics"] == ["loss/train", "loss/val"]
+
+
+def write_embeddings(writer: Any) -> None:
+    import torch
+
+    matrix = np.arange(12.0).reshape(4, 3)
+    pictures = torch.rand(4, 3, 8, 8)
+    writer.add_embedding(matrix, ["a", "b", "c", "d"], pictures, 1, tag="in/put")
+    writer.add_embedding(matrix * 2, global_step=2, tag="in/put")
+    rows = [["a", "1"], ["b", "2"], ["c", "3"], ["</script>", "4"]]
+    writer.add_embedding(matrix, rows, metadata_header=["name", "id"], tag="ü" * 20)
+
+
+def check_embeddings(run: Found, folder: Path) -> None:
+    """Open the downloaded folder with the code of TensorBoard's projector."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    logdir = str(folder / "tensorboard" / "embeddings")
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(logdir)
+    plugin = ProjectorPlugin(
+        TBContext(logdir=logdir, data_provider=MultiplexerDataProvider(multiplexer, logdir))
+    )
+    pages = plugin.get_plugin_apps()
+
+    def get(page: str, **query: str) -> Any:
+        answer = Client(pages[page]).get("/", query_string={"run": ".", **query})
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    assert get("/runs").json == ["."]
+    known = {one["tensorName"]: one for one in get("/info").json["embeddings"]}
+    names = ["in/put:00001", "in/put:00002", "ü" * 20 + ":00000"]
+    assert list(known) == ["e/x:00000", *names]
+    numbers = np.frombuffer(get("/tensor", name=names[1]).data, "float32")
+    assert numbers.tolist() == (np.arange(12) * 2).tolist()
+    assert get("/metadata", name=names[0]).text == "a\nb\nc\nd\n"
+    assert get("/metadata", name=names[2]).text.startswith("name\tid\na\t1\n")
+    assert get("/sprite_image", name=names[0]).data.startswith(b"\x89PNG")
+    scatters = [path for path in run.files if path.endswith("/scatter.html")]
+    assert len(scatters) == 4
+    assert all(run.files[path].count(b"</script") == 2 for path in scatters)
+
+
+# -- all of it ----------------------------------------------------------------------------------
+
+
 @pytest.mark.figure(2)
 @pytest.mark.parametrize("family", ["tensorboard", "tensorboardx"])
 def test_every_method_lands_where_the_table_says(
@@ -303,13 +444,19 @@ def test_every_method_lands_where_the_table_says(
         assert len(names) == 22
         for name, (args, kwargs) in given.items():
             getattr(writer, name)(*args, **kwargs)
+        write_pictures(writer)
+        write_words(writer)
+        write_embeddings(writer)
 
     run = recorded(url, family, tmp_path, write)
     for name in sorted(names):
         LANDS[name](run)
+    check_pictures(run)
+    check_words(run, family)
+    check_embeddings(run, tmp_path)
     # Nothing is written that this table does not know.
     known = re.compile(
-        r"images/.+|tensorboard/(audio|embeddings|graphs|histograms|meshes|pr_curves|raw|tensors"
+        r"images/.+|tensorboard/(audio|embeddings|graphs|histograms|hparams|meshes|pr_curves|raw|tensors"
         r"|text|video)/.+|tensorboard/(histograms\.html|custom_scalars\.json)"
     )
     assert [path for path in run.files if not known.fullmatch(path)] == []

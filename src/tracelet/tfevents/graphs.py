@@ -29,9 +29,10 @@ __all__ = ["Node", "find_graph", "graph_text", "read_nodes"]
 
 #: The names of ``DataType`` in ``types.proto``; a reference type is 100 more.
 _TYPES: Final = (
-    "INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32"
-    " BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64"
-).split()
+    "INVALID", "FLOAT", "DOUBLE", "INT32", "UINT8", "INT16", "INT8", "STRING", "COMPLEX64",
+    "INT64", "BOOL", "QINT8", "QUINT8", "QINT32", "BFLOAT16", "QINT16", "QUINT16", "UINT16",
+    "COMPLEX128", "HALF", "RESOURCE", "VARIANT", "UINT32", "UINT64",
+)  # fmt: skip
 _MAX_DEPTH: Final = 24
 _OUTPUT_SHAPES: Final = ("_output_shapes", "shape")
 
@@ -162,7 +163,7 @@ def _attribute(wire: Wire, start: int, end: int) -> str:
 
 
 def _shapes(wire: Wire, start: int, end: int) -> str:
-    """Return the shapes in a value: ``3×4``, several with commas, nothing if there are none."""
+    """Return the shapes in a value: ``3 x 4``, several with commas, nothing if there are none."""
     found = []
     for mark, low, high in wire.fields(start, end):
         if mark == head(7, LENGTH):
@@ -187,7 +188,7 @@ def _shape(wire: Wire, start: int, end: int) -> str:
             sizes.append("?" if size < 0 else str(size))
         elif mark == head(3, VARINT) and low:
             return "?"
-    return "×".join(sizes) or "scalar"
+    return "\N{MULTIPLICATION SIGN}".join(sizes) or "scalar"
 
 
 # -- the text ---------------------------------------------------------------------------------

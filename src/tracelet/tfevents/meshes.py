@@ -32,7 +32,7 @@ class Mesh(NamedTuple):
     colours: bytes
 
     @property
-    def count(self) -> int:
+    def vertices(self) -> int:
         """How many vertices it has."""
         return len(self.points) // 3
 
@@ -72,9 +72,7 @@ def _part(wire: Wire, span: tuple[int, int]) -> tuple[list[int], array[Any]]:
     return shape, read_array(wire, tensor)
 
 
-def _member(
-    parts: dict[str, tuple[list[int], array[Any]]], part: str, number: int
-) -> array[Any]:
+def _member(parts: dict[str, tuple[list[int], array[Any]]], part: str, number: int) -> array[Any]:
     """Return one member of a batch; a batch of one is for all."""
     if part not in parts:
         return array("f")

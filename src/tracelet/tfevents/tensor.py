@@ -175,9 +175,9 @@ def read_array(wire: Wire, tensor: Tensor) -> array[Any]:
         if form.code not in _WHOLE or end - start != wanted * struct.calcsize("<" + form.code):
             return array("d", read_numbers(wire, tensor))
         return _little(form.code, wire.data[start:end])
-    found = array(form.code if form.code in "df" else "d")
+    found: array[Any] = array(form.code if form.code in "df" else "d")
     for mark, low, high in tensor.fields:
-        if mark >> 3 != form.number:
+        if mark >> 3 not in {form.number, _ALSO.get(tensor.dtype)}:
             continue
         if form.code in "df" and mark & 7 == LENGTH:
             if (high - low) % found.itemsize:
@@ -198,6 +198,8 @@ def read_array(wire: Wire, tensor: Tensor) -> array[Any]:
     return found
 
 
+#: torch puts bytes into ``uint32_val``.
+_ALSO: Final = {4: 16}
 #: What ``array`` holds under the same code and in the same width as TensorFlow.
 _WHOLE: Final = frozenset("fdihbBHq")
 

@@ -21,8 +21,8 @@ from tracelet.backends.mlflow.histograms import Histograms
 from tracelet.backends.mlflow.layouts import Layouts
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.points import convert, deliver
-from tracelet.backends.mlflow.render import FOLDERS as RENDERED
 from tracelet.backends.mlflow.renamed import RenamedTags
+from tracelet.backends.mlflow.render import FOLDERS as RENDERED
 from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.text import Texts
 from tracelet.backends.mlflow.values import PARAM_LENGTH, TAG_LENGTH, long_form, text_of

@@ -30,7 +30,7 @@ _RENDERERS: Mapping[str, Callable[[Media], Optional[Rendering]]] = {
     "mesh": render_mesh,
     "pr_curve": render_curve,
 }
-#: Events that no kind of record fits, by their plugin. torch's ``add_tensor`` names none of its own.
+#: Events that no kind of record fits, by the plugin that their value names.
 _BY_PLUGIN: Mapping[str, Callable[[Media], Optional[Rendering]]] = {
     "hparams": render_experiment,
     "tensor": render_tensor,

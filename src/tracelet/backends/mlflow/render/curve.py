@@ -86,7 +86,8 @@ def _average(points: Sequence[_Point]) -> Optional[float]:
     if not points:
         return None
     # Thresholds fall, recall grows; of one recall the highest threshold counts.
-    growing = sorted(reversed(points), key=lambda point: point[0])
+    growing = list(points[::-1])
+    growing.sort(key=lambda point: point[0])
     before, total = 0.0, 0.0
     for recall, precision in growing:
         total += (recall - before) * precision
@@ -104,7 +105,13 @@ def _draw(points: Sequence[_Point], average: Optional[float]) -> bytes:
         picture.fill(_LEFT, _TOP + down, wide + 1, 1, colour)
         if quarter % 2 == 0:
             label = str(quarter / 4)
-            write(picture, _LEFT + across - width_of(label, 2) // 2, _HEIGHT - _BOTTOM + 11, label, _INK)
+            write(
+                picture,
+                _LEFT + across - width_of(label, 2) // 2,
+                _HEIGHT - _BOTTOM + 11,
+                label,
+                _INK,
+            )
             label = str(1 - quarter / 4)
             write(picture, _LEFT - 8 - width_of(label, 2), _TOP + down - 6, label, _INK)
     write(picture, _LEFT + (wide - width_of("recall", 2)) // 2, _HEIGHT - 18, "recall", _SOFT)

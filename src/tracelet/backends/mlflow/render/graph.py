@@ -38,7 +38,8 @@ def render_graph(media: Media) -> Optional[Rendering]:
         ValueError: The event is no graph, or only its profile.
     """
     span = find_graph(media.data)
-    total, shown = 0, []
+    total = 0
+    shown: list[list[object]] = []
     for node in read_nodes(media.data, span):
         total += 1
         if len(shown) < _MOST_NODES:

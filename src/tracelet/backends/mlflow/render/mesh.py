@@ -34,7 +34,7 @@ def render_mesh(media: Media) -> Optional[Rendering]:
     Raises:
         ValueError: The event is no mesh.
     """
-    bodies = [mesh for mesh in read_meshes(media.data) if mesh.count]
+    bodies = [mesh for mesh in read_meshes(media.data) if mesh.vertices]
     if not bodies:
         return None
     numbered = len(bodies) > 1
@@ -53,7 +53,7 @@ def render_mesh(media: Media) -> Optional[Rendering]:
         "bodies": [
             {
                 **_packed(body),
-                "vertices": mesh.count,
+                "vertices": mesh.vertices,
                 "triangles": len(mesh.faces) // 3,
             }
             for mesh, body in zip(shown, thin)

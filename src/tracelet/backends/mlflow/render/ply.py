@@ -18,7 +18,7 @@ __all__ = ["ply"]
 
 def ply(mesh: Mesh) -> bytes:
     """Return the whole mesh: every vertex as it was logged, its colour, and every triangle."""
-    count, faces = mesh.count, len(mesh.faces) // 3
+    count, faces = mesh.vertices, len(mesh.faces) // 3
     lines = [
         "ply",
         "format binary_little_endian 1.0",

@@ -54,7 +54,7 @@ def points_of(source: Path) -> Optional[Mapping[str, Any]]:
         values = numbers[column::width]
         mean = math.fsum(values) / len(values)
         numbers[column::width] = array("d", (value - mean for value in values))
-    top = max(max(numbers), -min(numbers)) or 1.0
+    top = max(map(abs, numbers)) or 1.0
     small = array("h", (round(value / top * _UNIT) for value in numbers))
     if sys.byteorder == "big":
         small.byteswap()

@@ -56,7 +56,9 @@ def render_tensor(media: Media) -> Optional[Rendering]:
 
 def _npy(shape: tuple[int, ...], numbers: array[Any]) -> bytes:
     sizes = "".join(f"{size}, " for size in shape)
-    text = f"{{'descr': '{_NAMES[numbers.typecode]}', 'fortran_order': False, 'shape': ({sizes}), }}"
+    text = (
+        f"{{'descr': '{_NAMES[numbers.typecode]}', 'fortran_order': False, 'shape': ({sizes}), }}"
+    )
     # Magic, version and length are 10 bytes; the data begins at a multiple of 64.
     text += " " * (-(10 + len(text) + 1) % 64) + "\n"
     if sys.byteorder == "big":

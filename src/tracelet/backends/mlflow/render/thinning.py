@@ -42,7 +42,7 @@ def thinned(mesh: Mesh, most: int) -> Thinned:
 
     What is not finite cannot be drawn, and is left out.
     """
-    total, corners = mesh.count, mesh.faces
+    total, corners = mesh.vertices, mesh.faces
     surface = 0 < len(corners) // 3 <= _MOST_FACES_READ
     stride = 1 if surface else max(1, math.ceil(total / most))
     axes = [mesh.points[axis :: 3 * stride] for axis in range(3)]
@@ -109,6 +109,6 @@ def _merged(body: Thinned, cells: int) -> Thinned:
     faces = set()
     for a, b, c in body.faces:
         p, q, r = new[a], new[b], new[c]
-        if p != q and q != r and r != p:
+        if p != q and r not in (p, q):
             faces.add((p, q, r))
     return body._replace(points=points, colours=colours, faces=sorted(faces))
