@@ -107,10 +107,10 @@ def test_a_curve_is_drawn_where_its_numbers_are() -> None:
     drawn = pixels(render(flat([0.75] * 11, [n / 10 for n in range(11)])).picture)
     blue = (drawn[:, :, 0] < 60) & (drawn[:, :, 2] > 120)
     rows, columns = np.nonzero(blue)
-    # The frame goes from (74, 16) to (494, 210).
-    assert abs(rows.mean() - (16 + 0.25 * 194)) < 1.5
-    assert columns.min() == pytest.approx(74, abs=3)
-    assert columns.max() == pytest.approx(494, abs=3)
+    # The frame goes from (84, 16) to (480, 212).
+    assert abs(rows.mean() - (16 + 0.25 * 196)) < 1.5
+    assert columns.min() == pytest.approx(84, abs=3)
+    assert columns.max() == pytest.approx(480, abs=3)
 
 
 def test_a_curve_ends_where_nothing_is_called_positive() -> None:

@@ -97,6 +97,11 @@ def _body(parts: dict[str, tuple[list[int], array[Any]]], number: int) -> Mesh:
 
 
 def _triangles(numbers: array[Any], count: int) -> array[int]:
+    if not numbers:
+        return array("I")
+    # NaN spoils a sum, whatever it does to a comparison.
+    if min(numbers) >= 0 and max(numbers) < count and math.isfinite(sum(numbers)):
+        return array("I", map(int, numbers[: len(numbers) // 3 * 3]))
     found = array("I")
     limit = float(count)
     corners = iter(numbers)

@@ -28,7 +28,9 @@ _ROWS = (
 
 # As wide as the heat maps: a card of the grid cuts off the lower end of anything taller.
 _WIDTH, _HEIGHT = 512, 256
-_LEFT, _TOP, _RIGHT, _BOTTOM = 74, 16, 18, 46
+_LEFT, _TOP, _RIGHT, _BOTTOM = 84, 16, 32, 44
+#: Pixels for each dot of a letter: the card of the grid is small.
+_DOT = 3
 _INK, _GRID, _SOFT = 1, 2, 3
 _FIRST, _SHADES = 4, 16
 #: Half of the line's width, in pixels.
@@ -105,20 +107,18 @@ def _draw(points: Sequence[_Point], average: Optional[float]) -> bytes:
         picture.fill(_LEFT, _TOP + down, wide + 1, 1, colour)
         if quarter % 2 == 0:
             label = str(quarter / 4)
-            write(
-                picture,
-                _LEFT + across - width_of(label, 2) // 2,
-                _HEIGHT - _BOTTOM + 11,
-                label,
-                _INK,
-            )
+            left = _LEFT + across - width_of(label, _DOT) // 2
+            write(picture, left, _HEIGHT - _BOTTOM + 12, label, _INK, _DOT)
             label = str(1 - quarter / 4)
-            write(picture, _LEFT - 8 - width_of(label, 2), _TOP + down - 6, label, _INK)
-    write(picture, _LEFT + (wide - width_of("recall", 2)) // 2, _HEIGHT - 18, "recall", _SOFT)
-    write(picture, _LEFT + 8, _TOP + 8, "precision", _SOFT)
+            left = _LEFT - 10 - width_of(label, _DOT)
+            top = min(max(_TOP + down - 10, 2), _HEIGHT - _BOTTOM - 18)
+            write(picture, left, top, label, _INK, _DOT)
+    middle = _LEFT + wide // 4 - width_of("recall", 2) // 2
+    write(picture, middle, _HEIGHT - _BOTTOM + 16, "recall", _SOFT)
+    write(picture, _LEFT + 10, _TOP + 10, "precision", _SOFT)
     if average is not None:
         text = f"AP {average:.3f}"
-        write(picture, _LEFT + 8, _TOP + high - 20, text, _INK)
+        write(picture, _LEFT + 10, _TOP + high - 31, text, _INK, _DOT)
     canvas = _Coverage(_WIDTH, _HEIGHT)
     places = [(_LEFT + x * wide, _TOP + (1 - y) * high) for x, y in points]
     if len(places) == 1:

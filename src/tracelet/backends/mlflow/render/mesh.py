@@ -11,7 +11,7 @@ from typing import Any, Mapping, Optional
 from tracelet.backends.mlflow.render.files import File, Rendering, filled
 from tracelet.backends.mlflow.render.ply import ply
 from tracelet.backends.mlflow.render.still import still
-from tracelet.backends.mlflow.render.thinning import Thinned, thinned
+from tracelet.backends.mlflow.render.thinning import Thinned, reduced, thinned
 from tracelet.records import Media
 from tracelet.tfevents.meshes import read_meshes
 
@@ -22,7 +22,7 @@ _MOST = 60_000
 _FEWEST = 1_000
 #: Members of a batch that a page shows; the PLY files have all.
 _MOST_SHOWN = 32
-#: Points and triangles of the picture.
+#: Points and triangles of the picture of a surface; a point of a cloud costs next to nothing.
 _MOST_DRAWN = 30_000
 _UNIT = 32_767
 
@@ -60,8 +60,8 @@ def render_mesh(media: Media) -> Optional[Rendering]:
         ],
     }
     first = thin[0]
-    if max(len(first.points), len(first.faces)) > _MOST_DRAWN:
-        first = thinned(bodies[0], _MOST_DRAWN)
+    if first.faces:
+        first = reduced(first, _MOST_DRAWN)
     picture = still(first) if first.points else None
     return Rendering([File("meshes", ".html", filled("mesh.html", data)), *found], picture)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Sequence
 
 from tracelet.tfevents.meshes import Mesh
 
-__all__ = ["Thinned", "thinned"]
+__all__ = ["Thinned", "reduced", "thinned"]
 
 #: More than this is drawn as points.
 _MOST_FACES_READ = 2_000_000
@@ -70,7 +70,11 @@ def thinned(mesh: Mesh, most: int) -> Thinned:
     u, v, w = ((bottom + top) / 2 for bottom, top in zip(low, high))
     points = [((x - u) / scale, (y - v) / scale, (z - w) / scale) for x, y, z in vertices]
     faces = list(zip(*[iter(corners)] * 3)) if surface else []
-    found = Thinned(points, colours, faces, low, high)
+    return reduced(Thinned(points, colours, faces, low, high), most)
+
+
+def reduced(found: Thinned, most: int) -> Thinned:
+    """Return a body with fewer points and triangles, or the same if it has few enough."""
     # A closed surface fills about three cells for each square of one of its sides.
     cells = max(2, round(math.sqrt(most / 3)) * 5 // 4)
     while len(found.points) > most or len(found.faces) > most:
