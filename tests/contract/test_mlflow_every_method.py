@@ -22,6 +22,7 @@ from PIL import Image as Pillow
 import tracelet
 from frameworks.every_method import calls, onnx
 from services.mlflow_reader import tracking
+from tracelet.testing.samples import gif
 
 pytestmark = [
     pytest.mark.slow,
@@ -325,6 +326,18 @@ def write_pictures(writer: Any) -> None:
     writer.add_figure("figures", figures, 1, close=False)
     for step in range(3):
         writer.add_image("steps/of one", chw * step / 2, step * 10)
+    write_film(writer)
+
+
+def write_film(writer: Any) -> None:
+    """Write what ``add_video`` does where moviepy is as old as the writers want it."""
+    if "torch" in type(writer).__module__:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+    else:
+        from tensorboardX.proto.summary_pb2 import Summary
+    image = Summary.Image(height=1, width=1, colorspace=3, encoded_image_string=gif())
+    film = Summary(value=[Summary.Value(tag="film", image=image)])
+    writer._get_file_writer().add_summary(film, 1)
 
 
 def check_pictures(run: Found) -> None:
@@ -343,6 +356,9 @@ def check_pictures(run: Found) -> None:
     assert run.picture("figures", 1).width * run.picture("figures", 1).height >= 2 * 80 * 80
     slider = [run.picture("steps/of one", step).convert("L") for step in (0, 10, 20)]
     lightness = [picture.getpixel((3, 3)) for picture in slider]
+    assert run.one(r"tensorboard/video/film/step_000001_\w+\.gif") == gif()
+    film = run.picture("film", 1)
+    assert (film.format, film.n_frames) == ("GIF", 2)
     assert lightness == sorted(lightness)
     assert lightness[0] == 0
 

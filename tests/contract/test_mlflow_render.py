@@ -278,6 +278,28 @@ def test_a_batch_has_one_page_and_a_file_for_each_member() -> None:
     assert (pixels(made.picture) != 250).any(-1).sum() > 100
 
 
+def test_a_large_batch_has_a_bounded_number_of_files() -> None:
+    clouds = np.arange(300 * 6.0).reshape(300, 2, 3)
+    made = render(media_of(mesh_event(clouds)))
+    shown = data_of(file(made, ".html"))
+    assert (shown["members"], len(shown["bodies"])) == (300, 32)
+    assert [one.ending for one in made.files[1:]] == [f"_{number}.ply" for number in range(256)]
+    vertices, _ = read_ply(file(made, "_255.ply"))
+    assert vertices["x"].tolist() == clouds[255, :, 0].tolist()
+
+
+@pytest.mark.parametrize("shape", [(2**40, 0, 3), (2**40, 2**20, 3), (0, 2**60, 3)])
+def test_a_mesh_that_claims_more_than_it_has_costs_nothing(shape: Sequence[int]) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    event = Event.FromString(mesh_event(np.zeros((1, 1, 3))))
+    tensor = event.summary.value[0].tensor
+    for dim, size in zip(tensor.tensor_shape.dim, shape):
+        dim.size = size
+    del tensor.float_val[:]
+    assert render(Media("mesh", "m", event.SerializeToString(), "", 3, TIME)).files == []
+
+
 def test_a_large_surface_is_thinned_without_holes() -> None:
     points, faces = sphere(200)
     event = mesh_event(points, faces)
@@ -293,7 +315,7 @@ def test_a_large_surface_is_thinned_without_holes() -> None:
     assert np.hypot(drawn[:, 0], np.hypot(drawn[:, 1], drawn[:, 2])) == pytest.approx(1, abs=0.03)
     painted = (pixels(made.picture) != 250).any(-1)
     assert painted[128, 256 - 110 : 256 + 110].all()
-    [mesh] = read_meshes(event)
+    _, [mesh] = read_meshes(event, 1)
     assert len(thinned(mesh, 1000).faces) <= 1000
 
 
@@ -721,6 +743,27 @@ def test_an_embedding_without_numbers_has_no_page(rows: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("rows", ["1\n", "1\t2\n3\n4\t5\t6\n", "7\t7\n7\t7\n", "-1e299\n1e299\n"])
 def test_odd_embeddings_have_one(rows: str, tmp_path: Path) -> None:
     assert data_of(*arrive(tmp_path, rows, "label\tx\ty\n\n\n\n").values())["rows"]
+
+
+def test_the_embeddings_of_two_streams_do_not_meet(tmp_path: Path) -> None:
+    source, kept = tmp_path / "source", Embeddings(tmp_path / "kept")
+    roots = ("tensorboard/embeddings", "tensorboard/embeddings~1a2b")
+    for number, root in enumerate(roots):
+        source.write_text(f"{number}\t0\n0\t1\n")
+        assert list(kept.pages(f"{root}/00000/default/tensors.tsv", source)) == []
+    source.write_text("")
+    for root in roots:
+        [(path, _)] = kept.pages(f"{root}/projector_config.pbtxt", source)
+        assert path == f"{root}/00000/default/scatter.html"
+
+
+def test_a_page_that_could_not_be_stored_is_made_again(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("1\t2\n3\t4\n")
+    config = "tensorboard/embeddings/projector_config.pbtxt"
+    list(Embeddings(tmp_path / "kept").pages("tensorboard/embeddings/00000/t/tensors.tsv", source))
+    next(Embeddings(tmp_path / "kept").pages(config, source))  # and then the store was away
+    assert len(list(Embeddings(tmp_path / "kept").pages(config, source))) == 1
 
 
 def test_other_artifacts_are_passed_over(tmp_path: Path) -> None:

@@ -37,11 +37,15 @@ class Mesh(NamedTuple):
         return len(self.points) // 3
 
 
-def read_meshes(data: bytes) -> list[Mesh]:
+def read_meshes(data: bytes, most: int) -> tuple[int, list[Mesh]]:
     """
-    Return the bodies of a serialized event, one for each member of its batch.
+    Return how many bodies a serialized event has, and the first ones of them.
 
     A triangle between vertices that do not exist is left out.
+
+    Args:
+        data: The event.
+        most: How many members of its batch are wanted.
 
     Raises:
         WireError: The event holds no mesh, or its parts do not fit together.
@@ -58,8 +62,10 @@ def read_meshes(data: bytes) -> list[Mesh]:
             parts[part] = _part(wire, value.span)
     if "vertices" not in parts:
         raise WireError("a mesh without vertices")
-    bodies = parts["vertices"][0][0]
-    return [_body(parts, number) for number in range(bodies)]
+    shape, numbers = parts["vertices"]
+    # A shape costs nothing: without vertices there may be any number of bodies.
+    bodies = shape[0] if numbers else 0
+    return bodies, [_body(parts, number) for number in range(min(bodies, most))]
 
 
 def _part(wire: Wire, span: tuple[int, int]) -> tuple[list[int], array[Any]]:

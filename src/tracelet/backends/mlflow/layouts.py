@@ -48,6 +48,11 @@ class Layouts:
         if path.exists():
             self._categories = json.loads(path.read_bytes())
 
+    @property
+    def present(self) -> bool:
+        """True when there is a layout."""
+        return bool(self._categories)
+
     def add(self, media: Media) -> None:
         """Take a layout, on disk when this returns."""
         layout = media.meta.get("layout")
@@ -74,7 +79,7 @@ class Layouts:
             artifacts: Where to.
             metrics: The run's metrics: the key as it was logged → as the run has it.
         """
-        if not self._categories or len(metrics) == self._known:
+        if len(metrics) == self._known:
             return
         found = []
         for category in self._categories.values():

@@ -300,7 +300,8 @@ class OpenRun:
 
     def _flush(self, *, last: bool) -> None:
         self._texts.upload(self._artifacts)
-        self._layouts.upload(self._artifacts, self._names.chosen(KeyKind.METRIC))
+        if self._layouts.present:
+            self._layouts.upload(self._artifacts, self._names.chosen(KeyKind.METRIC))
         if self._histograms.upload(self._artifacts, last=last):
             self._show_images()
         self._publish_names()

@@ -20,8 +20,10 @@ __all__ = ["render_mesh"]
 #: Points, and triangles, that a page has; shared by the members of a batch.
 _MOST = 60_000
 _FEWEST = 1_000
-#: Members of a batch that a page shows; the PLY files have all.
+#: Members of a batch that a page shows.
 _MOST_SHOWN = 32
+#: And that have a PLY file.
+_MOST_FILES = 256
 #: Points and triangles of the picture of a surface; a point of a cloud costs next to nothing.
 _MOST_DRAWN = 30_000
 _UNIT = 32_767
@@ -34,10 +36,10 @@ def render_mesh(media: Media) -> Optional[Rendering]:
     Raises:
         ValueError: The event is no mesh.
     """
-    bodies = [mesh for mesh in read_meshes(media.data) if mesh.vertices]
+    members, bodies = read_meshes(media.data, _MOST_FILES)
     if not bodies:
         return None
-    numbered = len(bodies) > 1
+    numbered = members > 1
     found = [
         File("meshes", f"_{number}.ply" if numbered else ".ply", ply(mesh))
         for number, mesh in enumerate(bodies)
@@ -49,7 +51,7 @@ def render_mesh(media: Media) -> Optional[Rendering]:
         "key": media.key,
         "step": media.step,
         "fov": _fov(media.meta),
-        "members": len(bodies),
+        "members": members,
         "bodies": [
             {
                 **_packed(body),
