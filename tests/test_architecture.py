@@ -37,7 +37,8 @@ MAY_IMPORT = {
     # 2: what stands on it, side by side
     "capture": (*FACTS, "_guard", "_patching"),
     "collect": (*FACTS, "_guard", "capture.base"),
-    "backends": (*FACTS, "backends.base", "_guard", "_patching"),
+    # What is kept as an event reaches a backend as the event: who draws it has to read it.
+    "backends": (*FACTS, "backends.base", "tfevents", "_guard", "_patching"),
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
     **dict.fromkeys(

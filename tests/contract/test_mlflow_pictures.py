@@ -179,7 +179,8 @@ def test_a_film_moves_in_the_grid_and_lies_beside(run: Run) -> None:
     "path",
     [
         *("images/mine.png", "images", "Images/x", "tensorboard/text/notes.md", "tensorboard"),
-        *("tensorboard/histograms.html", "tracelet/params/lr.txt"),
+        *("tensorboard/histograms.html", "tracelet/params/lr.txt", "tensorboard/Meshes/a.ply"),
+        *("tensorboard/custom_scalars.json", "tensorboard/graphs", "tensorboard/pr_curves/a"),
     ],
 )
 def test_a_users_file_never_hides_the_grid(

@@ -464,7 +464,7 @@ def _projector_config(sink: Any) -> Any:
     return text_format.Parse(configs[-1].decode(), ProjectorConfig())
 
 
-@pytest.mark.parametrize("tag", ["default", "a/b", "größe~%", 'quo"te\\', "..", ""])
+@pytest.mark.parametrize("tag", ["default", "a/b", "größe~%", 'quo"te\\', "..", "", "ü" * 40])
 def test_an_embedding_can_be_opened_in_the_projector(
     family: Any, keep: bool, tmp_path: Path, tag: str
 ) -> None:
@@ -492,6 +492,7 @@ def test_an_embedding_can_be_opened_in_the_projector(
     for path in latest:
         assert ".." not in path.split("/")
         assert path.isascii()
+        assert max(map(len, path.split("/"))) <= 160  # nobody has to cut what the file names
 
 
 def test_an_embedding_with_pictures(family: Any, keep: bool, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tracelet.testing import Item, Seen
 _IMAGE = re.compile(r"images/(.+)\+step\+(-?\d+)\+timestamp\+(\d+)\+[0-9a-f-]{36}\.png")
 _SECTION = re.compile(r"\n---\n\n### (?:Step (\S+) · )?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n\n")
 _FILE = re.compile(r"tensorboard/(audio|video|tables|raw/\w+)/(.+)/step_([-\d.]+)_\w+\.\w+")
+_DRAWN = ("meshes", "pr_curves")
 _OURS = ("images/", "tensorboard/")
 
 
@@ -128,6 +129,8 @@ def _items(files: Mapping[str, bytes], renamed: Mapping[str, Mapping[str, str]])
         if image is not None and data[:4] != b"GIF8" and not image[1].startswith("histograms~"):
             shown = image[1].replace("~", "/")
             raw = renamed["image"].get(shown, shown)
+            if _is_drawn(shown, files):
+                continue
             # The second and later members of a batch are called <key>/<place>.
             base, _, place = raw.rpartition("/")
             step = int(image[2])
@@ -147,6 +150,12 @@ def _items(files: Mapping[str, bytes], renamed: Mapping[str, Mapping[str, str]])
         elif file is not None:
             key = renamed["file"].get(file[2], file[2])
             yield _file(file[1], key, float(file[3]), data)
+
+
+def _is_drawn(shown: str, files: Mapping[str, bytes]) -> bool:
+    """Tell whether an image is our own look at what lies elsewhere."""
+    places = tuple(f"tensorboard/{folder}/{shown}/" for folder in _DRAWN)
+    return any(path.startswith(places) for path in files)
 
 
 def _file(kind: str, key: str, step: float, data: bytes) -> Item:

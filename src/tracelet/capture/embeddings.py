@@ -9,6 +9,7 @@ runs.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ __all__ = ["ROOT", "embedding"]
 ROOT = "tensorboard/embeddings"
 
 _CONFIG = "projector_config.pbtxt"
+#: The longest part of a path that we make.
+_SEGMENT = 160
 
 
 def embedding(family: Family, sink: Sink, names: Sequence[str], *, keep: bool) -> Steps:
@@ -110,6 +113,10 @@ def _hand_on(
 def _segment(text: str) -> str:
     """Return a text as one segment of a path that every store takes; one-to-one."""
     quoted = quote(text, safe="").replace("~", "%7E").replace("%", "~")
+    if len(quoted) > _SEGMENT:
+        # The configuration names the path, so no backend may have to cut it.
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        return f"{quoted[: _SEGMENT - 14]}~~{digest}"
     if not quoted.strip("."):
         return quoted.replace(".", "~2E") or "~"
     return quoted

@@ -15,6 +15,7 @@ from typing import Any, Final, Mapping, Optional, Union
 
 from tracelet.naming import flatten
 from tracelet.records import Param, Scalar, Tag
+from tracelet.tfevents.event import read_event, read_values
 from tracelet.tfevents.wire import FIXED64, LENGTH, VARINT, Wire, WireError, head
 
 _MAX_DEPTH: Final = 16
@@ -127,6 +128,89 @@ def _field(wire: Wire, start: int, end: int, depth: int) -> tuple[str, Any]:
         elif mark == head(2, LENGTH):
             item = _value(wire, low, high, depth + 1)
     return key, item
+
+
+def read_experiment(data: bytes) -> dict[str, Any]:
+    """
+    Return what a serialized event says of an experiment: hyperparameters, domains, metrics.
+
+    Only what is said is in it, under the names of ``api.proto``.
+
+    Raises:
+        WireError: The event says no such thing.
+    """
+    wire = Wire(data)
+    event = read_event(wire)
+    for value in read_values(wire, event) if event.what == "summary" else ():
+        if value.plugin is None or value.plugin.name != "hparams":
+            continue
+        content = Wire(value.plugin.content, wire)
+        for mark, start, end in content.fields():
+            if mark == head(2, LENGTH):
+                return _experiment(content, start, end)
+    raise WireError("an event without an experiment")
+
+
+def _experiment(wire: Wire, start: int, end: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    names = {1: "description", 2: "user", 6: "name"}
+    for mark, low, high in wire.fields(start, end):
+        number = mark >> 3
+        if number in names and mark & 7 == LENGTH:
+            found[names[number]] = wire.text(low, high)
+        elif mark == head(3, FIXED64):
+            found["time_created_secs"] = wire.double(low)
+        elif mark == head(4, LENGTH):
+            found.setdefault("hparams", []).append(_hparam_info(wire, low, high))
+        elif mark == head(5, LENGTH):
+            found.setdefault("metrics", []).append(_metric_info(wire, low, high))
+    return found
+
+
+_TYPES: Final = {1: "string", 2: "bool", 3: "float64"}
+_DATASETS: Final = {1: "training", 2: "validation"}
+
+
+def _hparam_info(wire: Wire, start: int, end: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    names = {1: "name", 2: "display_name", 3: "description"}
+    for mark, low, high in wire.fields(start, end):
+        number = mark >> 3
+        if number in names and mark & 7 == LENGTH:
+            found[names[number]] = wire.text(low, high)
+        elif mark == head(4, VARINT) and low in _TYPES:
+            found["type"] = _TYPES[low]
+        elif mark == head(5, LENGTH):
+            found["domain_discrete"] = [
+                _value(wire, first, last, 0)
+                for inner, first, last in wire.fields(low, high)
+                if inner == head(1, LENGTH)
+            ]
+        elif mark == head(6, LENGTH):
+            ends = {1: "min_value", 2: "max_value"}
+            found["domain_interval"] = {
+                ends[inner >> 3]: wire.double(first)
+                for inner, first, _ in wire.fields(low, high)
+                if inner >> 3 in ends and inner & 7 == FIXED64
+            }
+    return found
+
+
+def _metric_info(wire: Wire, start: int, end: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    names = {3: "display_name", 4: "description"}
+    parts = {1: "group", 2: "tag"}
+    for mark, low, high in wire.fields(start, end):
+        number = mark >> 3
+        if number in names and mark & 7 == LENGTH:
+            found[names[number]] = wire.text(low, high)
+        elif mark == head(1, LENGTH):
+            for inner, first, last in wire.fields(low, high):
+                if inner >> 3 in parts and inner & 7 == LENGTH:
+                    found[parts[inner >> 3]] = wire.text(first, last)
+        elif mark == head(5, VARINT) and low in _DATASETS:
+            found["dataset_type"] = _DATASETS[low]
+    return found
 
 
 def _is_bare(wire: Wire, start: int, end: int) -> bool:

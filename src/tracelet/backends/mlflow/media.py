@@ -6,7 +6,8 @@ image           the image grid
 video           the image grid, where it moves, and ``tensorboard/video/<key>/…gif``
 audio           ``tensorboard/audio/<key>/…wav``, with a player in the artifact tab
 table           ``tensorboard/tables/<key>/…json``, a table in the artifact tab
-the rest        ``tensorboard/raw/<kind>/<key>/…pb``, the event as TensorBoard has it
+the rest        ``tensorboard/raw/<kind>/<key>/…pb``, the event as TensorBoard has it,
+                and what ``render`` makes of it to look at
 ==============  ==================================================================
 """
 
@@ -19,6 +20,7 @@ from typing import Any, Callable, Mapping, Sequence, Union
 
 from tracelet.backends.mlflow.artifacts import Artifacts
 from tracelet.backends.mlflow.images import Image, put_image
+from tracelet.backends.mlflow.render import render
 from tracelet.backends.mlflow.values import text_of
 from tracelet.records import Media, Step, Table
 
@@ -75,7 +77,26 @@ def put_media(
         folder, suffix = f"raw/{media.kind}", suffix or "pb"
     name = _name(media, media.index)
     artifacts.put(f"tensorboard/{folder}/{file_key(media.key)}/{name}.{suffix}", media.data)
-    return in_grid
+    return _put_rendering(artifacts, media, image_key, file_key) or in_grid
+
+
+def _put_rendering(
+    artifacts: Artifacts,
+    media: Media,
+    image_key: Callable[[str], str],
+    file_key: Callable[[str], str],
+) -> bool:
+    rendering = render(media)
+    name = _name(media, media.index)
+    for file in rendering.files:
+        path = f"tensorboard/{file.folder}/{file_key(media.key)}/{name}{file.ending}"
+        artifacts.put(path, file.data)
+    if rendering.picture is None:
+        return False
+    source = f"{media.kind}\n{text_of(media.key)}\n{media.index}"
+    image = Image(image_key(media.key), source, _whole(media.step), media.time)
+    put_image(artifacts, image, rendering.picture, shrink=False)
+    return True
 
 
 def put_table(artifacts: Artifacts, table: Table, file_key: Callable[[str], str]) -> str:

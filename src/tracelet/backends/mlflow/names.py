@@ -77,6 +77,11 @@ class KeyNames:
 
         return key
 
+    def chosen(self, kind: KeyKind) -> Mapping[str, str]:
+        """Return every name of a kind: raw → name, in the order of choice."""
+        with self._lock:
+            return dict(self._known[kind])
+
     def renamed(self, kind: KeyKind) -> Mapping[str, str]:
         """Return the names that are not what was asked for: name → raw, in the order of choice."""
         with self._lock:

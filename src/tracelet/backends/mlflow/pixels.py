@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import Mapping, Sequence
 
-__all__ = ["Pixels"]
+__all__ = ["Pixels", "rgb_png"]
 
 Colour = tuple[int, int, int]
 
@@ -78,16 +78,34 @@ class Pixels:
 
     def png(self) -> bytes:
         """Return the picture as a PNG file (RFC 2083: an indexed image, no filters)."""
-        header = struct.pack(">IIBBBBB", self.width, self.height, 8, 3, 0, 0, 0)
         palette = b"".join(bytes(colour) for colour in self._palette)
         rows = b"".join(b"\x00" + bytes(row) for row in self._rows)
-        return (
-            b"\x89PNG\r\n\x1a\n"
-            + _chunk(b"IHDR", header)
-            + _chunk(b"PLTE", palette)
-            + _chunk(b"IDAT", zlib.compress(rows, 6))
-            + _chunk(b"IEND", b"")
-        )
+        return _file(self.width, self.height, 3, _chunk(b"PLTE", palette), rows)
+
+
+def rgb_png(width: int, height: int, data: bytes) -> bytes:
+    """
+    Return a picture of red, green and blue as a PNG file.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        data: Three bytes a pixel, row after row from the top.
+    """
+    line = width * 3
+    rows = b"".join(b"\x00" + data[start : start + line] for start in range(0, line * height, line))
+    return _file(width, height, 2, b"", rows)
+
+
+def _file(width: int, height: int, colour_type: int, palette: bytes, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + palette
+        + _chunk(b"IDAT", zlib.compress(rows, 6))
+        + _chunk(b"IEND", b"")
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

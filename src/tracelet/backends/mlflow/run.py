@@ -16,10 +16,13 @@ from tracelet.backends.base import Batch
 from tracelet.backends.mlflow import media, values
 from tracelet.backends.mlflow.answers import ChangedParamError, DuplicateError
 from tracelet.backends.mlflow.artifacts import Artifacts
+from tracelet.backends.mlflow.embeddings import Embeddings
 from tracelet.backends.mlflow.histograms import Histograms
+from tracelet.backends.mlflow.layouts import Layouts
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.points import convert, deliver
 from tracelet.backends.mlflow.renamed import RenamedTags
+from tracelet.backends.mlflow.render import FOLDERS as RENDERED
 from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.text import Texts
 from tracelet.backends.mlflow.values import PARAM_LENGTH, TAG_LENGTH, long_form, text_of
@@ -47,7 +50,9 @@ FRACTIONS_TAG = "tracelet.fractional_steps"
 #: others are written by us.
 _RESERVED = (
     "images",
+    *(f"tensorboard/{folder}" for folder in RENDERED),
     "tensorboard/audio",
+    "tensorboard/custom_scalars.json",
     "tensorboard/histograms",
     "tensorboard/histograms.html",
     "tensorboard/raw",
@@ -98,6 +103,8 @@ class OpenRun:
         self._images_shown = media.IMAGES_TAG in state.tags
         self._texts = Texts(workdir / "text", self._file)
         self._histograms = Histograms(workdir / "histograms", names.of(KeyKind.IMAGE))
+        self._embeddings = Embeddings(workdir / "embeddings")
+        self._layouts = Layouts(workdir / "layouts.json")
         #: Heavy records of a batch that failed half-way; they are not sent twice when it returns.
         self._done: set[tuple[object, ...]] = set()
 
@@ -265,6 +272,8 @@ class OpenRun:
         elif isinstance(record, Text):
             self._texts.add(record)
         elif isinstance(record, Media):
+            if record.kind == "custom_scalars":
+                self._layouts.add(record)
             key = self._names.of(KeyKind.IMAGE)
             if media.put_media(self._artifacts, record, key, self._file):
                 self._show_images()
@@ -272,8 +281,11 @@ class OpenRun:
             self._list_table(media.put_table(self._artifacts, record, self._file))
         elif isinstance(record, Artifact):
             _require_same(record)
-            self._artifacts.put(self._artifact_path(record.path), Path(record.source))
+            path, source = self._artifact_path(record.path), Path(record.source)
+            self._artifacts.put(path, source)
             _require_same(record)
+            for place, page in self._embeddings.pages(path, source):
+                self._artifacts.put(place, page)
         else:
             raise RejectedError((), f"MLflow has no place for {type(record).__name__}")
 
@@ -292,6 +304,8 @@ class OpenRun:
 
     def _flush(self, *, last: bool) -> None:
         self._texts.upload(self._artifacts)
+        if self._layouts.present:
+            self._layouts.upload(self._artifacts, self._names.chosen(KeyKind.METRIC))
         if self._histograms.upload(self._artifacts, last=last):
             self._show_images()
         self._publish_names()
