@@ -10,11 +10,11 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 from tracelet.errors import RetryableError
 
-__all__ = ["append_line", "replace_file", "whole_lines"]
+__all__ = ["append", "append_line", "replace_file", "whole_lines"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -30,18 +30,36 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def append_line(path: Path, line: bytes) -> None:
     """Append ``line``, which holds no line break, and a line break; or nothing."""
+    append(path, line + b"\n")
+
+
+def append(path: Path, data: bytes, at: Optional[int] = None) -> None:
+    """
+    Append ``data``, or nothing.
+
+    Args:
+        path: Made when it is not there.
+        data: The bytes.
+        at: Where the file ends as far as its owner knows; what is behind goes. Its end, when not
+            given.
+    """
     with _refused(path), open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        data = line + b"\n"
-        # A full disk takes a part of it, and says so with a number instead of an error.
-        written = 0
+        if at is not None and at < size:
+            os.truncate(path, at)
+            size = at
+        # A full disk takes a part of it, and says so with a number instead of an error; so does
+        # the kernel, which takes 2 GiB at once.
+        view, written = memoryview(data), 0
         try:
-            written = file.write(data)
+            while written < len(data):
+                taken = file.write(view[written:])
+                if not taken:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written += taken
         finally:
             if written != len(data):
                 os.truncate(path, size)
-        if written != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def whole_lines(path: Path) -> int:

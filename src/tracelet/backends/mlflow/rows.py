@@ -76,6 +76,10 @@ class Curve:
             self.rows.pop()  # it was there as the last one only
         self.rows.append(row)
         self.count += 1
+        self.thin(most)
+
+    def thin(self, most: int) -> None:
+        """Keep at most so many steps."""
         while len(self.rows) > max(most, 2):
             last = self.rows[-1]
             regular = (self.count - 1) % self.stride == 0
