@@ -341,6 +341,7 @@ class Shipper:
         self._unconfirmed: list[_Sending] = []
         self._barrier_due: Optional[float] = None
         self._barrier_s = BARRIER_S
+        self._awaited = False
         self._unsaved = False
         self._saved_at = 0.0
         self._backoff = Backoff()
@@ -356,12 +357,21 @@ class Shipper:
             hurry: Do not wait for the time of a barrier: the run is at its end.
         """
         with self._busy:
+            # Asked before anything is read: what was logged until then is in what is read.
+            awaited, self._awaited = self._awaited, False
             try:
-                return self._step(hurry=hurry)
+                result = self._step(hurry=hurry or awaited)
             except Exception as error:
                 # Our own notes cannot be written just now, or a mistake of ours.
                 log.warning("delivery to %s stumbled", self.delivery.name, exc_info=error)
-                return self._hampered(error)
+                result = self._hampered(error)
+            if result is not IDLE:
+                self._awaited = self._awaited or awaited
+            return result
+
+    def await_all(self) -> None:
+        """Have the next barrier as soon as all that is there was sent: somebody waits for it."""
+        self._awaited = True
 
     @contextmanager
     def resting(self) -> Iterator[bool]:
