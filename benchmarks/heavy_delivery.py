@@ -67,7 +67,7 @@ class _Training(NamedTuple):
 
 def measure(quick: bool) -> None:
     """Log both into a SQLite store and through a server to another, and as plain TensorBoard."""
-    count, rounds = (100, 1) if quick else (1000, 3)
+    count, rounds = (100, 1) if quick else (1000, 2)
     rows = _rows("SQLite", sqlite("direct.db"), count, rounds)
     with server(sqlite("behind.db")) as address:
         rows += _rows("HTTP, server + SQLite", address, count, rounds)

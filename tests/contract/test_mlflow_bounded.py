@@ -193,6 +193,22 @@ def test_a_line_whose_data_a_power_cut_took_is_not_there(tmp_path: Path) -> None
     assert shop.files["part1"].count(b"z" * 50) == 1
 
 
+def test_a_line_that_was_cut_is_taken_again(tmp_path: Path) -> None:
+    parts = parts_in(tmp_path)
+    parts.add(digest_of(b"0"), b"0", b"y" * 50)
+    with open(tmp_path / "000000.lines", "ab") as file:
+        file.write(digest_of(b"1").hex().encode()[:20])
+    with open(tmp_path / "000000.data", "ab") as file:
+        file.write(b"half of it")
+    again = parts_in(tmp_path)
+    assert not again.knows(digest_of(b"1"), resend=True)
+    again.add(digest_of(b"1"), b"1", b"z" * 50)
+    shop, third = Shop(), parts_in(tmp_path)
+    assert third.knows(digest_of(b"1"), resend=False)
+    third.upload(shop)
+    assert shop.files["part1"] == b"0 " + b"y" * 50 + b"\n1 " + b"z" * 50
+
+
 def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = parts_in(tmp_path)
     parts.add(digest_of(b"0"), b"0", b"y" * 50)
