@@ -512,6 +512,19 @@ def page_data(files: Mapping[str, bytes]) -> Any:
     return json.loads(found[1])
 
 
+@pytest.mark.parametrize("draws", [(), (5, 6, 7), range(300)])
+def test_what_is_drawn_does_not_depend_on_when(draws: Sequence[int], tmp_path: Path) -> None:
+    shop = Shop()
+    line = Histograms(tmp_path, str)
+    for step in range(400):
+        line.add(distribution(step), shop)
+        if step in draws:
+            line.upload(shop, last=True)
+    line.upload(shop, last=True)
+    shown = [row[0] for row in page_data(shop.files)["rows"][0]]
+    assert shown == [*range(0, 400, 4), 399]
+
+
 def test_the_page_of_very_many_keys_and_steps_can_still_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

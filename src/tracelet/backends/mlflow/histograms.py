@@ -67,6 +67,8 @@ class Histograms:
         self._image_key = image_key
         self._clock = clock
         self._curves: dict[str, Curve] = {}
+        #: The last one of each key: most are never drawn, and drawing is what takes long.
+        self._last: dict[str, Histogram] = {}
         self._changed: set[str] = set()
         #: Steps of keys that have no place on the page.
         self._left_out = 0
@@ -118,8 +120,7 @@ class Histograms:
         return True
 
     def _draw(self, artifacts: Artifacts) -> None:
-        for curve in self._curves.values():
-            curve.thin(self._share)
+        self._settle()
         mapped = list(self._curves)[:_KEYS_MAPPED]
         for key in mapped:
             if key in self._changed:
@@ -144,8 +145,21 @@ class Histograms:
                 self._left_out += 1
                 return
             curve = self._curves[key] = Curve()
-        curve.add(row_of(histogram), self._share)
+        before = self._last.get(key)
+        if before is not None and curve.passes:
+            curve.pass_over()
+        elif before is not None:
+            curve.add(row_of(before), self._share)
+        self._last[key] = histogram
         self._changed.add(key)
+
+    def _settle(self) -> None:
+        """Bring the curves up to date."""
+        for key, histogram in self._last.items():
+            self._curves[key].add(row_of(histogram), self._share)
+        self._last.clear()
+        for curve in self._curves.values():
+            curve.thin(self._share)
 
     @property
     def _share(self) -> int:
@@ -153,6 +167,7 @@ class Histograms:
         return min(_MOST_ROWS, max(_FEWEST_ROWS, _ALL_ROWS // max(len(self._curves), 1)))
 
     def _state(self) -> dict[str, Any]:
+        self._settle()
         curves = {key: curve.as_json() for key, curve in self._curves.items()}
         return {"curves": curves, "left_out": self._left_out}
 
