@@ -229,6 +229,19 @@ def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.Mon
     assert shop.files["part1"] == b"0 " + b"y" * 50 + b"\n1 " + b"z" * 50
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="platform: no device that is full")
+def test_a_disk_that_is_full_is_an_outage_and_no_fault_of_a_record(tmp_path: Path) -> None:
+    """A record that was refused three times would be set aside for good."""
+    parts, shop = parts_in(tmp_path), Shop()
+    parts.add(digest_of(b"0"), b"0", b"y" * 50)
+    (tmp_path / "packed").symlink_to("/dev/full")
+    with pytest.raises(RetryableError):
+        parts.upload(shop)
+    (tmp_path / "packed").unlink()
+    parts.upload(shop)
+    assert shop.files["part1"] == b"0 " + b"y" * 50
+
+
 # -- media: some as files, the others in archives ---------------------------------------------
 
 

@@ -14,13 +14,13 @@ from typing import Iterator, Optional
 
 from tracelet.errors import RetryableError
 
-__all__ = ["append", "append_line", "replace_file", "whole_lines"]
+__all__ = ["append", "append_line", "refusing", "replace_file", "whole_lines"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``; whoever reads it finds the old or the new one whole."""
     partial = path.with_name(path.name + ".partial")
-    with _refused(path):
+    with refusing(path):
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
@@ -43,7 +43,7 @@ def append(path: Path, data: bytes, at: Optional[int] = None) -> None:
         at: Where the file ends as far as its owner knows; what is behind goes. Its end, when not
             given.
     """
-    with _refused(path), open(path, "ab", buffering=0) as file:
+    with refusing(path), open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if at is not None and at < size:
             os.truncate(path, at)
@@ -74,7 +74,8 @@ def whole_lines(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _refused(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
+    """Make an outage of what the disk refuses: a record is not to blame for it."""
     try:
         yield
     except OSError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 from tracelet.backends.mlflow.artifacts import Artifacts
-from tracelet.backends.mlflow.files import append, replace_file
+from tracelet.backends.mlflow.files import append, refusing, replace_file
 
 __all__ = ["APART", "Entry", "Parts", "digest_of"]
 
@@ -126,7 +126,7 @@ class Parts:
     def entries(self) -> Iterator[Entry]:
         """Yield the records of the part that grows, those that are files of their own as well."""
         if self._lines.exists():
-            with open(self._lines, "rb") as file:
+            with refusing(self._lines), open(self._lines, "rb") as file:
                 for text in file:
                     yield _entry(text)
 
@@ -142,7 +142,8 @@ class Parts:
         append(self._data, b"")  # there, even when nothing has any data
         packed = self._folder / "packed"
         inside = (entry for entry in self.entries() if entry.size != APART)
-        self._pack(inside, self._data, packed)
+        with refusing(packed):
+            self._pack(inside, self._data, packed)
         artifacts.put(self._path(self.number), packed)
         replace_file(self._mark, f"{self._turn} {self._size}".encode())
         self._uploaded = self._size
@@ -253,7 +254,8 @@ class _Past:
     def holds(self, digest: bytes, size: int) -> bool:
         """Tell whether a digest is among the first ``size`` bytes."""
         if self._all is None:
-            self._all = self._path.read_bytes()[:size] if size else b""
+            with refusing(self._path):
+                self._all = self._path.read_bytes()[:size] if size else b""
         found = self._next
         if self._all[found : found + self._width] != digest:
             found = self._all.find(digest)
@@ -289,5 +291,5 @@ def _entry(text: bytes) -> Entry:
 
 
 def _sync(path: Path) -> None:
-    with open(path, "ab") as file:
+    with refusing(path), open(path, "ab") as file:
         os.fsync(file.fileno())

@@ -94,7 +94,7 @@ class OpenRun:
         self._histograms = Histograms(workdir / "histograms", names.of(KeyKind.IMAGE), label)
         self._archive = Archive(workdir / "media", label, self._file)
         #: Files of a batch that failed half-way; they are not sent twice when it returns.
-        self._done: set[Artifact] = set()
+        self._done: set[tuple[str, str, float]] = set()
 
     def write(self, batch: Batch) -> None:
         """Write all of the batch, or raise; see ``Backend.write``."""
@@ -256,11 +256,11 @@ class OpenRun:
             self._archive.add(record, self._artifacts, show, resend=resend)
         elif not isinstance(record, Artifact):
             raise RejectedError((), f"MLflow has no place for {type(record).__name__}")
-        elif record not in self._done:
+        elif (record.path, record.source, record.time) not in self._done:
             _require_same(record)
             self._artifacts.put(self._artifact_path(record.path), Path(record.source))
             _require_same(record)
-            self._done.add(record)
+            self._done.add((record.path, record.source, record.time))
 
     def _show(self, record: Union[Media, Table]) -> None:
         """Make what a page can show of a record; the same one again makes the same."""
