@@ -11,6 +11,7 @@ MODULES = (
     "add_scalar",
     "no_event_file",
     "heavy_calls",
+    "heavy_delivery",
     "throughput",
     "training_step",
     "start",

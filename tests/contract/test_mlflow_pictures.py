@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import pytest
 from PIL import Image as Pillow
@@ -17,17 +18,19 @@ from services.mlflow_reader import tracking
 from tracelet.backends.base import Batch, RemoteRun, RunStatus
 from tracelet.backends.mlflow import MlflowBackend
 from tracelet.backends.mlflow.heatmap import heat_map
-from tracelet.backends.mlflow.histograms import PAGE, Histograms
+from tracelet.backends.mlflow.histograms import Histograms, page_path
 from tracelet.backends.mlflow.images import thumbnail
 from tracelet.backends.mlflow.journal import Journal
 from tracelet.backends.mlflow.media import tables_tag
-from tracelet.backends.mlflow.page import page
+from tracelet.backends.mlflow.page import Shown, page
 from tracelet.backends.mlflow.pixels import Pixels
 from tracelet.backends.mlflow.rows import BARS, Curve, Row, row_of
 from tracelet.backends.mlflow.text import Texts
 from tracelet.errors import RejectedError, RetryableError
 from tracelet.records import Artifact, Histogram, Media, Record, RunInfo, Table, Text
 from tracelet.testing.samples import SAMPLES, TIME, gif, image, png
+
+PAGE = page_path()
 
 
 class Files:
@@ -273,7 +276,7 @@ def test_odd_histograms_are_drawn_all_the_same(found: Histogram) -> None:
     assert all(0 <= height <= 999 for height in row.heights)
     with Pillow.open(io.BytesIO(heat_map([row, row]))) as picture:
         picture.load()
-    data = data_of(page({"w": [row]}))
+    data = data_of(page({"w": Shown([row], 1)}))
     assert len(data["rows"][0]) == 1
 
 
@@ -312,7 +315,7 @@ def data_of(text: str) -> Any:
 
 
 def test_the_page_is_whole_by_itself() -> None:
-    text = page({"w": [row_of(histogram())]})
+    text = page({"w": Shown([row_of(histogram())], 1)})
     assert not re.search(r"(src|href)\s*=|https?://|@import|localStorage|@DATA@", text)
     assert text.count("<script") == 2
 
@@ -321,7 +324,7 @@ def test_the_page_is_whole_by_itself() -> None:
     "key", ["</script><script>alert(1)</script>", "<!--", "]]>", "'\"\\", "\u2028", "&lt;"]
 )
 def test_no_key_gets_out_of_the_data(key: str) -> None:
-    text = page({key: [row_of(histogram(key))]})
+    text = page({key: Shown([row_of(histogram(key))], 1)})
     assert data_of(text)["keys"] == [key]
     assert text.count("<script") == 2
     assert text.count("</script") == 2
@@ -330,7 +333,15 @@ def test_no_key_gets_out_of_the_data(key: str) -> None:
 
 def test_the_page_is_small() -> None:
     rows = [row_of(histogram("w", step, range(1, 31))) for step in range(60)]
-    assert len(page({f"k{n}": rows for n in range(4)})) < 90_000
+    assert len(page({f"k{n}": Shown(rows, 60) for n in range(4)})) < 90_000
+
+
+def logged(files: Mapping[str, bytes]) -> list[Any]:
+    """Return the exact histograms, in order, as somebody reads them who knows the format."""
+    names = sorted(path for path in files if path.startswith("tensorboard/data/histograms"))
+    return [
+        json.loads(line) for name in names for line in gzip.decompress(files[name]).splitlines()
+    ]
 
 
 # -- histograms over a restart ----------------------------------------------------------------
@@ -340,28 +351,26 @@ def test_histograms_survive_a_restart(tmp_path: Path) -> None:
     files = Files()
     first = Histograms(tmp_path / "h", str)
     for step in range(10):
-        first.add(histogram("w", step))
+        first.add(histogram("w", step), files)
     first.upload(files, last=False)
-    first.add(histogram("w", 10))  # not uploaded when the lights go out
+    first.add(histogram("w", 10), files)  # not uploaded when the lights go out
     second = Histograms(tmp_path / "h", str)
     for step in range(8, 12):  # what is sent again, and something new
-        second.add(histogram("w", step))
+        second.add(histogram("w", step), files)
     second.upload(files, last=True)
     shown = data_of(files.files[PAGE].decode())
     assert [row[0] for row in shown["rows"][0]] == list(range(12))
-    [buckets] = [path for path in files.files if "buckets" in path]
-    lines = [json.loads(line) for line in files.files[buckets].splitlines()]
-    assert [line["step"] for line in lines] == list(range(12))
+    assert [line["step"] for line in logged(files.files)] == list(range(12))
 
 
 def test_histograms_that_were_not_drawn_are_drawn_by_the_next(tmp_path: Path) -> None:
     now = [0.0]
     files = Files()
     first = Histograms(tmp_path / "h", str, clock=lambda: now[0])
-    first.add(histogram("w", 0))
+    first.add(histogram("w", 0), files)
     first.upload(files, last=False)
     first._rest_until = 1e9  # it rests after drawing
-    first.add(histogram("w", 1))
+    first.add(histogram("w", 1), files)
     assert first.upload(files, last=False) is False
     second = Histograms(tmp_path / "h", str)
     assert second.waiting
@@ -371,30 +380,29 @@ def test_histograms_that_were_not_drawn_are_drawn_by_the_next(tmp_path: Path) ->
 
 
 def test_buckets_go_on_in_further_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracelet.backends.mlflow.histograms._CHUNK_BYTES", 1500)
+    monkeypatch.setattr("tracelet.backends.mlflow.parts._SMALLEST_BYTES", 1500)
     files = Files()
     steps = iter(range(200))
     for _ in range(10):  # a restart after every two uploads
         line = Histograms(tmp_path / "h", str)
         for _ in range(2):
             for step in [next(steps) for _ in range(5)]:
-                line.add(histogram("w", step))
-                line.add(histogram("w", step))
+                line.add(histogram("w", step), files)
+                line.add(histogram("w", step), files)
             line.upload(files, last=False)
     line.upload(files, last=True)
-    names = sorted(path for path in files.files if "buckets" in path)
+    names = sorted(path for path in files.files if "jsonl.gz" in path)
     assert len(names) > 5
-    found = [json.loads(text)["step"] for name in names for text in files.files[name].splitlines()]
-    assert found == list(range(100))
+    assert [found["step"] for found in logged(files.files)] == list(range(100))
     assert len(data_of(files.files[PAGE].decode())["rows"][0]) == 100
-    # A full file is not sent again, and only the last two are kept here.
+    # A full file is not sent again, and only one is kept here.
     assert files.puts.count(names[0]) < 4
-    assert len(list((tmp_path / "h").glob("*.jsonl"))) <= 2
+    assert len(list((tmp_path / "h").glob("*.lines"))) <= 1
 
 
 def test_a_failed_upload_is_made_up_for(tmp_path: Path) -> None:
     files, line = Files(), Histograms(tmp_path / "h", str)
-    line.add(histogram("w", 0))
+    line.add(histogram("w", 0), files)
     files.broken = True
     with pytest.raises(RetryableError):
         line.upload(files, last=False)
@@ -409,7 +417,7 @@ def test_a_thousand_keys_stay_small(tmp_path: Path) -> None:
     line, files = Histograms(tmp_path / "h", str), Files()
     for step in range(30):
         for key in range(100):
-            line.add(histogram(f"layer{key}", step))
+            line.add(histogram(f"layer{key}", step), files)
     line.upload(files, last=True)
     assert len(files.files[PAGE]) < 100 * 30 * 400
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.pipeline.programs import Trainer, left_over
 
-from services.mlflow_reader import tracking
+from services.mlflow_reader import seen, tracking
 from services.mlflow_server import Server, fresh_database, mlflow_server
 from tracelet.ship.drain import drain
 from tracelet.spool.rundir import find_runs
@@ -68,3 +69,37 @@ def test_nothing_is_lost_and_nothing_doubled(
     assert points == [(number, number / 7) for number in range(len(points))]
     assert len(points) >= acknowledged
     assert found.info.status == "KILLED"
+
+
+@pytest.mark.parametrize("attempt", range((KILLS + 1) // 2))
+def test_every_picture_and_histogram_is_there_once(
+    tmp_path: Path, attempt: int, fresh_database: Path
+) -> None:
+    """In the grid or in an archive, with no hole and no twin."""
+    (tmp_path / "mlflow.db").write_bytes(fresh_database.read_bytes())
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    random.seed(f"heavy{attempt}")
+    config = {"backend_url": url}
+    trainer = Trainer(tmp_path, backend="mlflow", config=config, pause_s=0.005, heavy=True)
+    trainer.logging(at_least=200)
+    sidecar = trainer.sidecar()
+    assert sidecar is not None
+    time.sleep(random.uniform(0.0, 8.0))
+    # The next one takes over, while the training goes on; it goes the same way.
+    os.kill(sidecar, signal.SIGKILL)
+    time.sleep(random.uniform(0.0, 4.0))
+    trainer.kill(sidecar=trainer.sidecar())
+    acknowledged = trainer.acknowledged
+
+    (run,) = find_runs(tmp_path / ".tracelet")
+    assert drain(run)["mlflow"].pending == 0
+    assert left_over(tmp_path / ".tracelet") == []
+    with tracking(url) as client:
+        experiment = client.get_experiment_by_name("kills")
+        assert experiment is not None
+        (found,) = client.search_runs([experiment.experiment_id])
+    items = seen(url, found.info.run_id).items
+    for kind in ("image", "histogram"):
+        steps = sorted(item.step or 0 for item in items if item.kind == kind)
+        assert steps == list(range(len(steps)))
+        assert len(steps) >= acknowledged

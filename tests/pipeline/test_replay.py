@@ -110,6 +110,45 @@ def test_the_barrier_comes_also_when_there_is_always_more(run: RunDir) -> None:
     assert line.counts()[0] >= 80
 
 
+def test_a_barrier_that_takes_long_comes_less_often(run: RunDir) -> None:
+    """It brings large files up to date: no more than one part in twenty of the time is its."""
+    writer, store = SpoolWriter(run), Store()
+    line = Line(run, store)
+    line.step()
+
+    def slow() -> None:
+        line.now += 2.0
+
+    store.at_barrier = slow
+    for number in range(100):
+        writer.record(histogram(number))
+        line.step("heavy")
+        line.now += 1.0
+    assert 2 <= store.barriers <= 4
+    # And who waits for it need not wait so long.
+    before = store.barriers
+    writer.record(histogram(100))
+    line.delivery.heavy.await_all()
+    for _ in range(4):
+        line.step("heavy")
+    assert store.barriers == before + 1
+    assert line.counts()[0] == 101
+
+
+def test_a_barrier_comes_before_very_much_is_unconfirmed(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracelet.ship.shipper.MOST_UNCONFIRMED", 7)
+    writer, store = SpoolWriter(run), Store()
+    line = Line(run, store)
+    line.step()
+    for number in range(50):
+        writer.record(histogram(number))
+        line.step("heavy")
+        assert len(line.delivery.heavy.state.sending) <= 8
+    assert store.barriers >= 5
+
+
 def test_all_batches_before_a_barrier_go_again(run: RunDir) -> None:
     """In the same cut, and each counts once."""
     writer, store = SpoolWriter(run), Store()

@@ -2,8 +2,8 @@
 A training program for the tests to kill: it logs numbers and writes down what was acknowledged.
 
 Run with a JSON object as its only argument: ``config`` for ``start_logging``, ``backend``,
-``points`` (None for ever), ``pause_s`` between points, ``ack``: a file that always holds how many
-calls have returned, ``end``: how to end.
+``points`` (None for ever), ``pause_s`` between points, ``heavy``: histograms and pictures too,
+``ack``: a file that always holds how many calls have returned, ``end``: how to end.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ def main() -> None:
 
     import tracelet
 
+    if plan.get("heavy"):
+        import numpy as np
     tracelet.start_logging(
         exp_name=plan.get("name", "victim"),
         project="kills",
@@ -34,6 +36,10 @@ def main() -> None:
     number = first
     while plan.get("points") is None or number < first + plan["points"]:
         writer.add_scalar("loss", number / 7, number)
+        if plan.get("heavy"):
+            writer.add_histogram("weights", [0.0, 1.0, float(number)], number)
+            grey = [[[number % 256, number // 256 % 256]]]
+            writer.add_image("picture", np.array(grey, dtype=np.uint8), number)
         number += 1
         os.pwrite(ack, struct.pack("<Q", number), 0)
         if plan.get("pause_s"):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import json
 import logging
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 from urllib.parse import urlencode
@@ -142,8 +145,10 @@ def _items(files: Mapping[str, bytes], renamed: Mapping[str, Mapping[str, str]])
                 yield Item("image", raw, step, 0, data)
         elif path.startswith("tensorboard/text/"):
             yield from _texts(data.decode())
-        elif path.startswith("tensorboard/histograms/"):
-            for line in data.splitlines():
+        elif path.startswith("tensorboard/data/media"):
+            yield from _archived(data)
+        elif path.startswith("tensorboard/data/histograms"):
+            for line in gzip.decompress(data).splitlines():
                 found = json.loads(line)
                 content = (found["edges"], found["counts"])
                 yield Item("histogram", found["key"], found["step"], 0, content)
@@ -164,6 +169,17 @@ def _file(kind: str, key: str, step: float, data: bytes) -> Item:
         kind, found = "table", json.loads(data)
         content = (found["columns"], found["data"])
     return Item(kind.rpartition("/")[2], key, step, 0, content)
+
+
+def _archived(data: bytes) -> Iterator[Item]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for line in archive.read("index.jsonl").splitlines():
+            found = json.loads(line)
+            content: Any = archive.read(found["file"])
+            if found["kind"] == "table":
+                table = json.loads(content)
+                content = (table["columns"], table["data"])
+            yield Item(found["kind"], found["key"], found["step"], found["index"], content)
 
 
 def _texts(content: str) -> Iterator[Item]:

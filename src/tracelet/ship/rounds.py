@@ -62,8 +62,12 @@ class Rounds:
         return min(pause, max(self._gathering, self._doze.rest()))
 
     def wake(self) -> None:
-        """Look often again."""
+        """Look often again: somebody waits."""
         self._doze.wake()
+        for shipment in self.shipments:
+            for delivery in shipment.all():
+                for lane in delivery.lanes.values():
+                    lane.await_all()
 
     def put_away(self) -> None:
         """Finish what is delivered and let go of; let go of what was deleted."""

@@ -37,8 +37,13 @@ __all__ = ["Delivery", "Shipper", "Step", "Trouble"]
 
 log = logging.getLogger("tracelet")
 
-#: Records that are safe only after a barrier wait at most so long for it.
+#: Records that are safe only after a barrier wait so long for it.
 BARRIER_S = 5.0
+#: They wait longer where a barrier takes long (one part in so many of the time is spent on it), but
+#: no longer than this, and no more batches than that.
+BARRIER_REST = 20
+LONGEST_BARRIER_S = 60.0
+MOST_UNCONFIRMED = 250
 #: An error that nobody understands is taken for an outage so many times, then for a bad record.
 STRANGE_TRIES = 3
 #: A backend that waits for a person is asked again so often.
@@ -335,6 +340,8 @@ class Shipper:
         self._sending: Optional[_Sending] = None
         self._unconfirmed: list[_Sending] = []
         self._barrier_due: Optional[float] = None
+        self._barrier_s = BARRIER_S
+        self._awaited = False
         self._unsaved = False
         self._saved_at = 0.0
         self._backoff = Backoff()
@@ -350,12 +357,21 @@ class Shipper:
             hurry: Do not wait for the time of a barrier: the run is at its end.
         """
         with self._busy:
+            # Asked before anything is read: what was logged until then is in what is read.
+            awaited, self._awaited = self._awaited, False
             try:
-                return self._step(hurry=hurry)
+                result = self._step(hurry=hurry or awaited)
             except Exception as error:
                 # Our own notes cannot be written just now, or a mistake of ours.
                 log.warning("delivery to %s stumbled", self.delivery.name, exc_info=error)
-                return self._hampered(error)
+                result = self._hampered(error)
+            if result is not IDLE:
+                self._awaited = self._awaited or awaited
+            return result
+
+    def await_all(self) -> None:
+        """Have the next barrier as soon as all that is there was sent: somebody waits for it."""
+        self._awaited = True
 
     @contextmanager
     def resting(self) -> Iterator[bool]:
@@ -573,10 +589,12 @@ class Shipper:
         sending.load.records = []
         self._unconfirmed.append(sending)
         if self._barrier_due is None:
-            self._barrier_due = self.delivery.clock() + BARRIER_S
+            self._barrier_due = self.delivery.clock() + self._barrier_s
 
     def _due(self) -> bool:
-        return self._barrier_due is None or self.delivery.clock() >= self._barrier_due
+        if self._barrier_due is None or len(self._unconfirmed) >= MOST_UNCONFIRMED:
+            return True
+        return self.delivery.clock() >= self._barrier_due
 
     def _rest(self, *, hurry: bool) -> Step:
         """Nothing new to send: confirm what waits for it, save what was not worth a save."""
@@ -596,10 +614,13 @@ class Shipper:
         backend = self.delivery.backend
         if backend is None:
             return BUSY
+        started = self.delivery.clock()
         try:
             backend.barrier()
         except Exception as error:
             return self._failed(self._unconfirmed[-1], error)
+        took = self.delivery.clock() - started
+        self._barrier_s = min(max(BARRIER_S, BARRIER_REST * took), LONGEST_BARRIER_S)
         waiting, self._unconfirmed, self._barrier_due = self._unconfirmed, [], None
         self._succeeded()
         self._commit(waiting)

@@ -94,6 +94,7 @@ class _Served:
 
     def wake(self) -> None:
         for thread in self.threads:
+            thread.lane.await_all()
             thread.wake.set()
 
     def stop(self, patience_s: float = 1.0) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, ClassVar, Collection, Iterable, Mapping, Optional, Sequence
 
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits, ProgramRun
-from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, uri
+from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, sessions, uri
 from tracelet.backends.mlflow.artifacts import artifacts_at
 from tracelet.backends.mlflow.fluent import Attachment
 from tracelet.backends.mlflow.fluent.stack import held_run
@@ -24,7 +24,16 @@ from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.uri import StoreKind
 from tracelet.errors import ConfigError
 from tracelet.findings import Finding
-from tracelet.records import RECORD_TYPES, Histogram, RemoteRun, RunInfo, RunStatus, Text
+from tracelet.records import (
+    RECORD_TYPES,
+    Histogram,
+    Media,
+    RemoteRun,
+    RunInfo,
+    RunStatus,
+    Table,
+    Text,
+)
 
 __all__ = ["MlflowBackend"]
 
@@ -38,7 +47,7 @@ class MlflowBackend(Backend):
     #: 1,000 metrics in one call; servers up to 3.9 trip over a resend of more than 100 keys, and a
     #: batch of few keys is several times cheaper for SQL anyway.
     limits: ClassVar[BatchLimits] = BatchLimits(max_records=1000, max_keys=100, max_bytes=1_000_000)
-    deferred: ClassVar[frozenset[type]] = frozenset({Histogram, Text})
+    deferred: ClassVar[frozenset[type]] = frozenset({Histogram, Media, Table, Text})
     environment: ClassVar[tuple[str, ...]] = (
         "MLFLOW_",
         # Where artifacts may go directly.
@@ -150,7 +159,10 @@ class MlflowBackend(Backend):
             if fresh:
                 _adopt(names, state)
             artifacts = artifacts_at(state.artifact_uri, self._url, connection, self.options)
-            opened = OpenRun(store, state, artifacts, names, workdir)
+            session = sessions.session_of(run, state, resume, workdir, fresh=fresh)
+            opened = OpenRun(store, state, artifacts, names, workdir, session.label)
+            opened.set_tags(session.tags)
+            session.write_down()
             if resume is None:
                 opened.set_tags({**opening.context_tags(self.options, run), **run.tags})
             elif not resume.facts:
@@ -169,7 +181,7 @@ class MlflowBackend(Backend):
         self._opened().write(batch)
 
     def barrier(self) -> None:
-        """Return when texts and histograms are in the tracker."""
+        """Return when texts, histograms and archives are in the tracker."""
         self._opened().barrier()
 
     def close(self, status: RunStatus, time: Optional[float] = None) -> None:

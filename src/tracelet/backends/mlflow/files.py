@@ -10,17 +10,17 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 from tracelet.errors import RetryableError
 
-__all__ = ["append_line", "replace_file", "whole_lines"]
+__all__ = ["append", "append_line", "refusing", "replace_file", "whole_lines"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``; whoever reads it finds the old or the new one whole."""
     partial = path.with_name(path.name + ".partial")
-    with _refused(path):
+    with refusing(path):
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
@@ -30,18 +30,36 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def append_line(path: Path, line: bytes) -> None:
     """Append ``line``, which holds no line break, and a line break; or nothing."""
-    with _refused(path), open(path, "ab", buffering=0) as file:
+    append(path, line + b"\n")
+
+
+def append(path: Path, data: bytes, at: Optional[int] = None) -> None:
+    """
+    Append ``data``, or nothing.
+
+    Args:
+        path: Made when it is not there.
+        data: The bytes.
+        at: Where the file ends as far as its owner knows; what is behind goes. Its end, when not
+            given.
+    """
+    with refusing(path), open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        data = line + b"\n"
-        # A full disk takes a part of it, and says so with a number instead of an error.
-        written = 0
+        if at is not None and at < size:
+            os.truncate(path, at)
+            size = at
+        # A full disk takes a part of it, and says so with a number instead of an error; so does
+        # the kernel, which takes 2 GiB at once.
+        view, written = memoryview(data), 0
         try:
-            written = file.write(data)
+            while written < len(data):
+                taken = file.write(view[written:])
+                if not taken:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written += taken
         finally:
             if written != len(data):
                 os.truncate(path, size)
-        if written != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def whole_lines(path: Path) -> int:
@@ -56,7 +74,8 @@ def whole_lines(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _refused(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
+    """Make an outage of what the disk refuses: a record is not to blame for it."""
     try:
         yield
     except OSError as error:

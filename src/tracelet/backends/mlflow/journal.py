@@ -1,7 +1,7 @@
 """
 Lines that survive a restart, in chunks that are each uploaded whole.
 
-What can only be shown in aggregate (all steps of a text, of a histogram) is collected here. The
+What can only be shown in aggregate (all steps of a text) is collected here. The
 same line again is kept once; a chunk grows until it is full and has been uploaded, and is
 rewritten in the tracker under the same name as long as it grows.
 """

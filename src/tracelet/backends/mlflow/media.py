@@ -24,7 +24,15 @@ from tracelet.backends.mlflow.render import render
 from tracelet.backends.mlflow.values import text_of
 from tracelet.records import Media, Step, Table
 
-__all__ = ["IMAGES_TAG", "TABLES_TAG", "put_media", "put_table", "tables_tag"]
+__all__ = [
+    "IMAGES_TAG",
+    "TABLES_TAG",
+    "file_name",
+    "put_media",
+    "put_table",
+    "table_json",
+    "tables_tag",
+]
 
 #: Without it the run page does not look for images.
 IMAGES_TAG = "mlflow.loggedImages"
@@ -42,6 +50,9 @@ _SUFFIXES: Mapping[str, str] = {
     "audio/flac": "flac",
     "audio/ogg": "ogg",
     "image/gif": "gif",
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/webp": "webp",
     "video/mp4": "mp4",
     "video/webm": "webm",
 }
@@ -63,20 +74,15 @@ def put_media(
     if in_grid:
         # The grid has one picture for a title and a step: each member of a batch has its own.
         title = media.key if media.index == 0 else f"{media.key}/{media.index}"
-        source = f"{text_of(media.key)}\n{media.index}"
+        # Two of one step and millisecond are two, unless they are the same.
+        source = f"{text_of(media.key)}\n{media.index}\n{media.time!r}\n{_digest(media.data)}"
         image = Image(image_key(title), source, _whole(media.step), media.time)
         put_image(artifacts, image, media.data)
         if media.kind == "image":
             return True
-    folder, suffix = media.kind, _SUFFIXES.get(media.mime, "")
-    if media.kind == "video":
-        suffix = suffix or "gif"
-    elif media.kind == "audio":
-        suffix = suffix or "wav"
-    else:
-        folder, suffix = f"raw/{media.kind}", suffix or "pb"
-    name = _name(media, media.index)
-    artifacts.put(f"tensorboard/{folder}/{file_key(media.key)}/{name}.{suffix}", media.data)
+    folder = media.kind if media.kind in ("audio", "video") else f"raw/{media.kind}"
+    path = f"tensorboard/{folder}/{file_key(media.key)}/{file_name(media)}"
+    artifacts.put(path, media.data)
     return _put_rendering(artifacts, media, image_key, file_key) or in_grid
 
 
@@ -87,13 +93,13 @@ def _put_rendering(
     file_key: Callable[[str], str],
 ) -> bool:
     rendering = render(media)
-    name = _name(media, media.index)
+    name = file_name(media).rpartition(".")[0]
     for file in rendering.files:
         path = f"tensorboard/{file.folder}/{file_key(media.key)}/{name}{file.ending}"
         artifacts.put(path, file.data)
     if rendering.picture is None:
         return False
-    source = f"{media.kind}\n{text_of(media.key)}\n{media.index}"
+    source = f"{media.kind}\n{text_of(media.key)}\n{media.index}\n{_digest(media.data)}"
     image = Image(image_key(media.key), source, _whole(media.step), media.time)
     put_image(artifacts, image, rendering.picture, shrink=False)
     return True
@@ -101,10 +107,31 @@ def _put_rendering(
 
 def put_table(artifacts: Artifacts, table: Table, file_key: Callable[[str], str]) -> str:
     """Store a table as MLflow's own ``log_table`` would, without pandas; return its path."""
-    path = f"tensorboard/tables/{file_key(table.key)}/{_name(table, 0)}.json"
-    rows = [[_cell(value) for value in row] for row in table.rows]
-    artifacts.put(path, json.dumps({"columns": list(table.columns), "data": rows}).encode())
+    path = f"tensorboard/tables/{file_key(table.key)}/{file_name(table)}"
+    artifacts.put(path, table_json(table))
     return path
+
+
+def table_json(table: Table) -> bytes:
+    """Return a table as MLflow reads it."""
+    rows = [[_cell(value) for value in row] for row in table.rows]
+    return json.dumps({"columns": list(table.columns), "data": rows}).encode()
+
+
+def file_name(record: Union[Media, Table]) -> str:
+    """
+    Return a file's name, without its folder.
+
+    It sorts by step, and is another one for another time, place or content.
+    """
+    if isinstance(record, Table):
+        place, suffix, digest = 0, "json", _digest(table_json(record))
+    else:
+        place, suffix, digest = record.index, _suffix(record), _digest(record.data)
+    what = f"{record.time!r} {place} {digest}"
+    step = record.step if record.step is not None else 0
+    shown = f"{step:06}" if isinstance(step, int) else f"{step:010.3f}"
+    return f"step_{shown}_{hashlib.sha256(what.encode()).hexdigest()[:12]}.{suffix}"
 
 
 def tables_tag(paths: Sequence[str], before: str) -> str:
@@ -127,12 +154,13 @@ def tables_tag(paths: Sequence[str], before: str) -> str:
     return json.dumps(listed)
 
 
-def _name(record: Union[Media, Table], index: int) -> str:
-    """Return a name that sorts by step, and is another one for another time or place."""
-    digest = hashlib.sha256(f"{record.time!r} {index}".encode()).hexdigest()[:6]
-    step = record.step if record.step is not None else 0
-    shown = f"{step:06}" if isinstance(step, int) else f"{step:010.3f}"
-    return f"step_{shown}_{digest}"
+def _suffix(media: Media) -> str:
+    fallback = {"image": "png", "video": "gif", "audio": "wav"}.get(media.kind, "pb")
+    return _SUFFIXES.get(media.mime, fallback)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _cell(value: Any) -> Any:

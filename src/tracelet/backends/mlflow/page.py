@@ -10,31 +10,41 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from tracelet.backends.mlflow.rows import TOP, Row
 
-__all__ = ["page"]
+__all__ = ["Shown", "page"]
 
 
-def page(curves: Mapping[str, Sequence[Row]]) -> str:
+class Shown(NamedTuple):
+    """A key's steps that are drawn, in order, and how many there are in all."""
+
+    rows: Sequence[Row]
+    steps: int
+
+
+def page(curves: Mapping[str, Shown], left_out: int = 0) -> str:
     """
     Return the HTML.
 
     Args:
-        curves: Key → the steps to draw, in order.
+        curves: What to draw of each key.
+        left_out: How many steps there are of keys that are not on the page.
     """
     data = json.dumps(
-        {"top": TOP, "keys": list(curves), "rows": [_rows(rows) for rows in curves.values()]},
+        {
+            "top": TOP,
+            "keys": list(curves),
+            "rows": [[row.as_json() for row in shown.rows] for shown in curves.values()],
+            "steps": [shown.steps for shown in curves.values()],
+            "left": left_out,
+        },
         separators=(",", ":"),
         allow_nan=False,
     )
     # Inside a script element only "<" can end it or begin a comment.
     return _template().replace("@DATA@", data.replace("<", "\\u003c"))
-
-
-def _rows(rows: Sequence[Row]) -> list[list[object]]:
-    return [row.as_json() for row in rows]
 
 
 @cache

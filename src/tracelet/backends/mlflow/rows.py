@@ -67,23 +67,44 @@ class Curve:
     count: int = 0
     rows: list[Row] = field(default_factory=list)
     first_time: float = 0.0
+    #: The last row is there only because nothing comes behind it so far.
+    loose: bool = False
 
     def add(self, row: Row, most: int) -> None:
         """Add the next step."""
         if self.count == 0:
             self.first_time = row.time
-        if self.rows and (self.count - 1) % self.stride:
-            self.rows.pop()  # it was there as the last one only
+        self._drop_loose()
         self.rows.append(row)
+        self.loose = self.passes
         self.count += 1
+        self.thin(most)
+
+    @property
+    def passes(self) -> bool:
+        """True when the next step is drawn only as long as it is the last one."""
+        return self.count % self.stride != 0
+
+    def pass_over(self) -> None:
+        """Count the next step, behind which there is another one, without drawing it."""
+        self._drop_loose()
+        self.count += 1
+
+    def thin(self, most: int) -> None:
+        """Keep at most so many steps."""
         while len(self.rows) > max(most, 2):
             last = self.rows[-1]
-            regular = (self.count - 1) % self.stride == 0
-            kept = self.rows if regular else self.rows[:-1]
+            kept = self.rows[:-1] if self.loose else self.rows
             self.rows = kept[::2]
             self.stride *= 2
             if self.rows[-1] is not last:
                 self.rows.append(last)
+                self.loose = True
+
+    def _drop_loose(self) -> None:
+        if self.loose:
+            self.rows.pop()
+            self.loose = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the curve for the file that survives a restart."""
@@ -91,6 +112,7 @@ class Curve:
             "stride": self.stride,
             "count": self.count,
             "first_time": self.first_time,
+            "loose": self.loose,
             "rows": [row.as_json() for row in self.rows],
         }
 
@@ -98,7 +120,7 @@ class Curve:
     def from_json(cls, found: Mapping[str, Any]) -> Curve:
         """Return what ``as_json`` was made of."""
         rows = [Row.from_json(row) for row in found["rows"]]
-        return cls(found["stride"], found["count"], rows, found["first_time"])
+        return cls(found["stride"], found["count"], rows, found["first_time"], found["loose"])
 
 
 def row_of(histogram: Histogram) -> Row:

@@ -2,19 +2,22 @@
 One open run: which record goes where.
 
 Points, parameters and tags travel in calls of their own, so that one bad parameter costs no
-point. Texts and histograms are collected and shown in aggregate; everything else is a file.
+point. Texts and histograms are collected and shown in aggregate; of media and tables so many are
+files of their own that a page can show them, and the others are in archives.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Union
 
 from tracelet.backends.base import Batch
-from tracelet.backends.mlflow import media, values
+from tracelet.backends.mlflow import media, places, values
 from tracelet.backends.mlflow.answers import ChangedParamError, DuplicateError
+from tracelet.backends.mlflow.archive import Archive
 from tracelet.backends.mlflow.artifacts import Artifacts
 from tracelet.backends.mlflow.embeddings import Embeddings
 from tracelet.backends.mlflow.histograms import Histograms
@@ -22,7 +25,6 @@ from tracelet.backends.mlflow.layouts import Layouts
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.points import convert, deliver
 from tracelet.backends.mlflow.renamed import RenamedTags
-from tracelet.backends.mlflow.render import FOLDERS as RENDERED
 from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.text import Texts
 from tracelet.backends.mlflow.values import PARAM_LENGTH, TAG_LENGTH, long_form, text_of
@@ -46,24 +48,6 @@ __all__ = ["OpenRun"]
 #: The tag that lists the metrics whose steps had fractions.
 FRACTIONS_TAG = "tracelet.fractional_steps"
 
-#: Where a user's file must not go: one foreign name among the images hides them all, and the
-#: others are written by us.
-_RESERVED = (
-    "images",
-    *(f"tensorboard/{folder}" for folder in RENDERED),
-    "tensorboard/audio",
-    "tensorboard/custom_scalars.json",
-    "tensorboard/histograms",
-    "tensorboard/histograms.html",
-    "tensorboard/raw",
-    "tensorboard/tables",
-    "tensorboard/text",
-    "tensorboard/video",
-    "tracelet/params",
-    "tracelet/tags",
-)
-_TOP = ("tensorboard", "tracelet")
-_ELSEWHERE = "files"
 #: Characters of a long text in one tag, where it has to go into tags.
 _PIECE = 5000
 
@@ -83,10 +67,17 @@ class OpenRun:
         artifacts: Where its files go.
         names: Its keys.
         workdir: What is kept over a restart.
+        label: Is in the names of files that grow, where somebody else's may be; see ``sessions``.
     """
 
     def __init__(
-        self, store: Store, state: RunState, artifacts: Artifacts, names: KeyNames, workdir: Path
+        self,
+        store: Store,
+        state: RunState,
+        artifacts: Artifacts,
+        names: KeyNames,
+        workdir: Path,
+        label: str = "",
     ) -> None:
         self.id = state.id
         self._store = store
@@ -101,12 +92,13 @@ class OpenRun:
         self._fractions = set(_listed(state.tags.get(FRACTIONS_TAG, "")))
         self._tables = state.tags.get(media.TABLES_TAG, "")
         self._images_shown = media.IMAGES_TAG in state.tags
-        self._texts = Texts(workdir / "text", self._file)
-        self._histograms = Histograms(workdir / "histograms", names.of(KeyKind.IMAGE))
         self._embeddings = Embeddings(workdir / "embeddings")
         self._layouts = Layouts(workdir / "layouts.json")
-        #: Heavy records of a batch that failed half-way; they are not sent twice when it returns.
-        self._done: set[tuple[object, ...]] = set()
+        self._texts = Texts(workdir / "text", self._file, label)
+        self._histograms = Histograms(workdir / "histograms", names.of(KeyKind.IMAGE), label)
+        self._archive = Archive(workdir / "media", label, self._file)
+        #: Files of a batch that failed half-way; they are not sent twice when it returns.
+        self._done: set[tuple[str, str, float]] = set()
 
     def write(self, batch: Batch) -> None:
         """Write all of the batch, or raise; see ``Backend.write``."""
@@ -130,7 +122,7 @@ class OpenRun:
         if tags:
             self.set_tags(tags)
         for index, record in heavy:
-            self._write_heavy(index, record)
+            self._write_heavy(index, record, resend=batch.resend)
         self._done.clear()
         self._publish_names()
 
@@ -256,48 +248,49 @@ class OpenRun:
 
     # -- everything else --------------------------------------------------------------------
 
-    def _write_heavy(self, index: int, record: Record) -> None:
-        identity = (type(record), index, record.time)
-        if identity in self._done:
-            return
+    def _write_heavy(self, index: int, record: Record, *, resend: bool) -> None:
         try:
-            self._write_one(record)
+            self._write_one(record, resend=resend)
         except RejectedError as error:
             raise RejectedError(error.indexes or (index,), error.reason) from error
-        self._done.add(identity)
 
-    def _write_one(self, record: Record) -> None:
+    def _write_one(self, record: Record, *, resend: bool) -> None:
         if isinstance(record, Histogram):
-            self._histograms.add(record)
+            self._histograms.add(record, self._artifacts, resend=resend)
         elif isinstance(record, Text):
             self._texts.add(record)
-        elif isinstance(record, Media):
-            if record.kind == "custom_scalars":
+        elif isinstance(record, (Media, Table)):
+            if isinstance(record, Media) and record.kind == "custom_scalars":
                 self._layouts.add(record)
-            key = self._names.of(KeyKind.IMAGE)
-            if media.put_media(self._artifacts, record, key, self._file):
-                self._show_images()
-        elif isinstance(record, Table):
-            self._list_table(media.put_table(self._artifacts, record, self._file))
-        elif isinstance(record, Artifact):
+            show = partial(self._show, record)
+            self._archive.add(record, self._artifacts, show, resend=resend)
+        elif not isinstance(record, Artifact):
+            raise RejectedError((), f"MLflow has no place for {type(record).__name__}")
+        elif (record.path, record.source, record.time) not in self._done:
             _require_same(record)
             path, source = self._artifact_path(record.path), Path(record.source)
             self._artifacts.put(path, source)
             _require_same(record)
             for place, page in self._embeddings.pages(path, source):
                 self._artifacts.put(place, page)
-        else:
-            raise RejectedError((), f"MLflow has no place for {type(record).__name__}")
+            self._done.add((record.path, record.source, record.time))
+
+    def _show(self, record: Union[Media, Table]) -> None:
+        """Make what a page can show of a record; the same one again makes the same."""
+        if isinstance(record, Table):
+            self._list_table(media.put_table(self._artifacts, record, self._file))
+            return
+        key = self._names.of(KeyKind.IMAGE)
+        if media.put_media(self._artifacts, record, key, self._file):
+            self._show_images()
 
     def _artifact_path(self, path: str) -> str:
-        low = path.casefold()
-        if any(low == name or low.startswith(name + "/") for name in _RESERVED) or low in _TOP:
-            moved = f"{_ELSEWHERE}/{path}"
+        elsewhere = places.moved(path)
+        if elsewhere is not None:
             _log.warning(
-                "The artifact %r is stored as %r: MLflow's pages use that place.", path, moved
+                "The artifact %r is stored as %r: MLflow's pages use that place.", path, elsewhere
             )
-            path = moved
-        return self._names.key(KeyKind.ARTIFACT, path)
+        return self._names.key(KeyKind.ARTIFACT, elsewhere or path)
 
     def _file(self, raw: str) -> str:
         return self._names.key(KeyKind.FILE, raw)
@@ -306,6 +299,7 @@ class OpenRun:
         self._texts.upload(self._artifacts)
         if self._layouts.present:
             self._layouts.upload(self._artifacts, self._names.chosen(KeyKind.METRIC))
+        self._archive.upload(self._artifacts)
         if self._histograms.upload(self._artifacts, last=last):
             self._show_images()
         self._publish_names()

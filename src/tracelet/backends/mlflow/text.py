@@ -32,12 +32,14 @@ class Texts:
     Args:
         folder: Where they are kept over a restart.
         file_key: Makes a legal path from any text.
+        label: Is in the names of the files, for a run that others wrote to before.
     """
 
-    def __init__(self, folder: Path, file_key: Callable[[str], str]) -> None:
+    def __init__(self, folder: Path, file_key: Callable[[str], str], label: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file_key = file_key
+        self._label = label.lstrip("-")
         self._journals: dict[str, Journal] = {}
         for path in sorted(folder.iterdir()):
             journal = Journal(path, _CHUNK_BYTES)
@@ -67,7 +69,9 @@ class Texts:
                 continue
             journal.sync()
             # No legal key has a parenthesis, so that no other key can have this name.
-            number = "" if journal.number == 1 else f" ({journal.number})"
+            words = [self._label] if self._label else []
+            words += [str(journal.number)] if journal.number > 1 else []
+            number = f" ({' '.join(words)})" if words else ""
             content = "".join(_sections(key, journal.lines(journal.number)))
             path = f"tensorboard/text/{self._file_key(key)}{number}.md"
             artifacts.put(path, content.encode())
