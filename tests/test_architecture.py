@@ -16,7 +16,7 @@ import tracelet
 
 ROOT = Path(tracelet.__file__).parent
 
-FACTS = ("records", "errors", "naming")
+FACTS = ("records", "errors", "naming", "_redaction")
 GROUND = ("tfevents", "spool", "_guard", "_ledger")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "records": FACTS,
     "errors": FACTS,
     "naming": FACTS,
+    "_redaction": (),
     # 1: the ground
     "_guard": FACTS,
     "_ledger": (*FACTS, "_guard"),
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
     **dict.fromkeys(
-        ("ship.credentials", "ship.drain", "ship.launch", "ship.sidecar"),
+        ("ship.credentials", "ship.drain", "ship.launch", "ship.sidecar", "ship.thread"),
         (*FACTS, *GROUND, "backends.base", "ship", "registry"),
     ),
     "registry": ("errors",),

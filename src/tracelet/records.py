@@ -164,6 +164,9 @@ class RunInfo:
     options without their secrets; ``secrets`` says for every secret that was given where it came
     from: ``"env:NAME"`` or ``"argument"``. ``resume`` maps a backend to the id of the remote run
     to continue. ``resumable``: should it not finish, a later start may want to continue it.
+    ``context`` holds the facts that nobody logged, by subject (``git``, ``command``, …), JSON
+    values only; ``docs/context.md`` lists them. ``collectors`` measure while the run goes on, every
+    ``sample_interval_s`` seconds.
     """
 
     run_id: str
@@ -181,6 +184,9 @@ class RunInfo:
     pid: int = 0
     host: str = ""
     version: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    collectors: Sequence[str] = ()
+    sample_interval_s: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,16 @@ class Backend(ABC):
         """
         return
 
+    @classmethod
+    def measures(cls, environ: Mapping[str, str]) -> bool:  # noqa: ARG003 - as above
+        """
+        Tell whether the tracker's own client measures this machine anyway; then we do not.
+
+        Args:
+            environ: The environment of the training process.
+        """
+        return False
+
     def look(self, run: RunInfo) -> str:
         """Return where a person will see the run: a command or an address. No network."""
         return ""

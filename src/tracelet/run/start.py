@@ -14,13 +14,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Sequence
 
 from pydantic import ValidationError
 
 from tracelet import registry
 from tracelet._ledger import Ledger
 from tracelet.backends.base import Backend
+from tracelet.collect.gather import FACTS, Gathering
 from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
@@ -29,6 +30,7 @@ from tracelet.run.preflight import Preflight
 from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
 from tracelet.ship import state
+from tracelet.ship.redaction import values_of
 from tracelet.spool.reader import unfinished
 from tracelet.spool.rundir import (
     RunDir,
@@ -58,6 +60,7 @@ class Plan:
     parts: Mapping[str, Parted]
     ledger: Ledger
     cwd: Path
+    gathering: Gathering
 
     @property
     def settings(self) -> TraceletSettings:
@@ -83,12 +86,15 @@ def prepare(loaded: Loaded, began: float) -> Plan:
     parts: dict[str, Parted] = {}
     for name in settings.backend:
         backends[name], parts[name] = _complete(name, loaded, cwd)
+    # Early, so that it is done when the backends have answered.
+    secrets = values_of({name: parted.credentials for name, parted in parts.items()})
+    gathering = Gathering(settings.collect, secrets)
     if settings.mode == "online":
         preflight = Preflight(backends, ledger)
         deadline = max(began + PREFLIGHT_S, time.monotonic() + PREFLIGHT_AT_LEAST_S)
         for line in preflight.wait(deadline, strict=settings.strict):
             ledger.warn(line)
-    return Plan(loaded, backends, parts, ledger, cwd)
+    return Plan(loaded, backends, parts, ledger, cwd, gathering)
 
 
 def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
@@ -229,7 +235,16 @@ def _info(plan: Plan) -> RunInfo:
         pid=os.getpid(),
         host=platform.node(),
         version=__version__,
+        context=plan.gathering.facts(),
+        collectors=_collectors(plan),
+        sample_interval_s=settings.system_interval_s,
     )
+
+
+def _collectors(plan: Plan) -> Sequence[str]:
+    if any(backend.measures(os.environ) for backend in plan.backends.values()):
+        return ()
+    return [name for name in plan.settings.collect if name not in FACTS]
 
 
 def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:

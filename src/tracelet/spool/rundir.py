@@ -221,15 +221,16 @@ class RunDir:
                 found.setdefault(writer, set()).add(int(number))
         return {writer: sorted(found[writer]) for writer in sorted(found, key=writer_order)}
 
-    def new_writer(self, *, main: bool) -> str:
+    def new_writer(self, *, main: bool, sampler: bool = False) -> str:
         """
         Return a name for the segments of one process; no two processes ever have the same.
 
         Args:
             main: It is the owner's: these are ordered by the session's number.
+            sampler: It holds what whoever ships has measured.
         """
         if not main:
-            return f"c{os.getpid()}_{secrets.token_hex(4)}"
+            return f"{'s' if sampler else 'c'}{os.getpid()}_{secrets.token_hex(4)}"
         sessions = [
             writer[1:].partition("_")[0] for writer in self.segment_numbers() if is_main(writer)
         ]
@@ -248,8 +249,13 @@ def is_main(writer: str) -> bool:
     return writer.startswith("m")
 
 
+def is_sampler(writer: str) -> bool:
+    """Return True for the segments of what was measured: nobody logged it, and no count has it."""
+    return writer.startswith("s")
+
+
 def writer_order(writer: str) -> tuple[bool, str]:
-    """Sort key: owners in the order of their sessions, then children."""
+    """Sort key: owners in the order of their sessions, then children, then samplers."""
     return (not is_main(writer), writer)
 
 

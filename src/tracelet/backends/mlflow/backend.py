@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Mapping, Optional
 
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
-from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, uri
+from tracelet.backends.mlflow import context, credentials, look, opening, preflight, renamed, uri
 from tracelet.backends.mlflow.artifacts import artifacts_at
+from tracelet.backends.mlflow.context import ContextFile
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.options import MlflowOptions
@@ -94,6 +95,13 @@ class MlflowBackend(Backend):
         """Check what can be checked without the SDK; see ``Backend.preflight``."""
         preflight.check(self._url, self.options, through_sdk=_own_authentication())
 
+    @classmethod
+    def measures(cls, environ: Mapping[str, str]) -> bool:
+        """Return True when MLflow was told to measure, or does so already."""
+        told = environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1")
+        fluent = sys.modules.get("mlflow.tracking.fluent")
+        return told or bool(getattr(fluent, "run_id_to_system_metrics_monitor", None))
+
     def look(self, run: RunInfo) -> str:
         """Return the server's address, or the command that shows a local store."""
         if uri.kind_of(self._url) is StoreKind.SERVER:
@@ -124,9 +132,11 @@ class MlflowBackend(Backend):
             if fresh:
                 _adopt(names, state)
             artifacts = artifacts_at(state.artifact_uri, self._url, connection, self.options)
-            opened = OpenRun(store, state, artifacts, names, workdir)
+            continued = run.resume.get(self.name) is not None
+            described = ContextFile(run, workdir, continued=continued)
+            opened = OpenRun(store, state, artifacts, names, workdir, described)
             if resume is None:
-                opened.set_tags({**opening.context_tags(self.options), **run.tags})
+                opened.set_tags({**context.tags(run, self.options), **run.tags})
             elif not resume.facts:
                 # The user's choice of a run. One that we opened before has these tags, and may
                 # have got other values for them since.

@@ -16,6 +16,7 @@ from tracelet.backends.base import Batch
 from tracelet.backends.mlflow import media, values
 from tracelet.backends.mlflow.answers import ChangedParamError, DuplicateError
 from tracelet.backends.mlflow.artifacts import Artifacts
+from tracelet.backends.mlflow.context import PLACES, ContextFile
 from tracelet.backends.mlflow.histograms import Histograms
 from tracelet.backends.mlflow.names import KeyKind, KeyNames
 from tracelet.backends.mlflow.points import convert, deliver
@@ -54,6 +55,7 @@ _RESERVED = (
     "tensorboard/tables",
     "tensorboard/text",
     "tensorboard/video",
+    *PLACES,
     "tracelet/params",
     "tracelet/tags",
 )
@@ -78,14 +80,22 @@ class OpenRun:
         artifacts: Where its files go.
         names: Its keys.
         workdir: What is kept over a restart.
+        context: The file that says where the run comes from.
     """
 
     def __init__(
-        self, store: Store, state: RunState, artifacts: Artifacts, names: KeyNames, workdir: Path
+        self,
+        store: Store,
+        state: RunState,
+        artifacts: Artifacts,
+        names: KeyNames,
+        workdir: Path,
+        context: Optional[ContextFile] = None,
     ) -> None:
         self.id = state.id
         self._store = store
         self._artifacts = artifacts
+        self._context = context
         self._names = names
         self._appends: Optional[bool] = None
         self._experiment_id = state.experiment_id
@@ -291,6 +301,8 @@ class OpenRun:
         if self._histograms.upload(self._artifacts, last=last):
             self._show_images()
         self._publish_names()
+        if self._context is not None:
+            self._context.upload(self._artifacts, last=last)
 
     def _show_images(self) -> None:
         if not self._images_shown:
