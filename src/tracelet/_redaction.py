@@ -34,6 +34,7 @@ _SURE = _words(
     "apikey apitoken accesskey accesstoken authorization authtoken bearer credential credentials "
     "jwt passcode passphrase passwd password privatekey pwd secret secretkey secrets"
 )
+_SURE_ENDINGS = ("password", "passwd", "passphrase", "apikey", "secretkey")
 #: … unless its last word says that it is only about one.
 _ABOUT = _words(
     "count dir directory enabled encoding env expiry field file filename folder format id len "
@@ -87,7 +88,7 @@ _HEADER = re.compile(
 )
 _BEARER = re.compile(r"(?i)(\bbearer\s+)([\w.~+/=-]{8,})")
 _PAIR = re.compile(
-    r"([A-Za-z_][\w.\-]*)(['\"]?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"'{}\[\]()]+)"
+    r"([A-Za-z_][\w.\-]*)(['\"]?\s*[=:]\s*)(?!--)(\"[^\"]*\"|'[^']*'|[^\s,;&\"'{}\[\]()]+)"
 )
 _OPTION = re.compile(r"(--?|\+{1,2}|-D)?([A-Za-z_][\w.\-/]*)=(.*)", re.DOTALL)
 _FLAG = re.compile(r"--?[A-Za-z][\w.\-]*")
@@ -107,7 +108,9 @@ def is_secret(name: str, value: str) -> bool:  # noqa: PLR0911 - one line for ea
         return False
     last, before = words[-1], words[:-1]
     number = _NUMBER.fullmatch(plain) is not None
-    if _SURE.intersection(words):
+    if _SURE.intersection(words) or any(word.endswith(_SURE_ENDINGS) for word in words):
+        if "authorization" in words and plain.lower() in _WAYS:
+            return False  # the way stands before the secret
         if last in _ABOUT or (number and last in ("secrets", "credentials")):
             return False
         return not (last.startswith("credential") and _PATH.fullmatch(plain))
