@@ -185,7 +185,7 @@ class RunInfo:
     host: str = ""
     version: str = ""
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    collectors: Sequence[str] = ()
+    collectors: Sequence[str] = field(default_factory=list)
     sample_interval_s: float = 10.0
 
 

@@ -19,7 +19,15 @@ from tracelet.collect.system import SystemMetrics
 
 
 def run_git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "protocol.file.allow=always"]
+    command = [
+        "git",
+        "-c",
+        "user.name=x",
+        "-c",
+        "user.email=x@y",
+        "-c",
+        "protocol.file.allow=always",
+    ]
     done = subprocess.run(
         [*command, "-C", str(folder), *arguments], check=True, capture_output=True, text=True
     )

@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional
 
 from pydantic import ValidationError
 
@@ -241,9 +241,9 @@ def _info(plan: Plan) -> RunInfo:
     )
 
 
-def _collectors(plan: Plan) -> Sequence[str]:
+def _collectors(plan: Plan) -> list[str]:
     if any(backend.measures(os.environ) for backend in plan.backends.values()):
-        return ()
+        return []
     return [name for name in plan.settings.collect if name not in FACTS]
 
 

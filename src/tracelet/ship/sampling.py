@@ -24,6 +24,8 @@ log = logging.getLogger("tracelet")
 
 #: How long the last samples may wait for a disk that refuses.
 PATIENCE_S = 0.5
+#: Nothing is imported for a run that ends at once, and in a process that may just be ending.
+SETTLED_S = 1.0
 
 
 class Sampling:
@@ -51,12 +53,8 @@ class Sampling:
         self._interval_s = max(0.1, interval_s)
         self._began = clock()
         self._turns = 0
+        self._makers = list(makers)
         self._collectors: dict[str, Collector] = {}
-        for name, make in makers:
-            try:
-                self._collectors[name] = make()
-            except Exception as error:
-                log.info("nothing is measured by %s: %s", name, error)
         self._writer = SpoolWriter(run, main=False, name=run.new_writer(main=False, sampler=True))
 
     @property
@@ -71,7 +69,10 @@ class Sampling:
         Returns:
             True when something was written.
         """
-        passed = int((self._clock() - self._began) / self._interval_s)
+        elapsed = self._clock() - self._began
+        if self._makers and elapsed >= min(SETTLED_S, self._interval_s / 2):
+            self._begin()
+        passed = int(elapsed / self._interval_s)
         if passed <= self._turns or not self._collectors:
             return False
         # What was missed while the machine slept is not made up for.
@@ -86,8 +87,17 @@ class Sampling:
                 del self._collectors[name]
         return True
 
+    def _begin(self) -> None:
+        makers, self._makers = self._makers, []
+        for name, make in makers:
+            try:
+                self._collectors[name] = make()
+            except Exception as error:
+                log.info("nothing is measured by %s: %s", name, error)
+
     def end(self) -> None:
         """Take no more; what was measured is on disk then."""
+        self._makers = []
         for name, collector in self._collectors.items():
             try:
                 collector.close()

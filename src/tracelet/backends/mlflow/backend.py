@@ -122,11 +122,12 @@ class MlflowBackend(Backend):
             self._run = None
         store, connection = self._store(run)
         workdir.mkdir(parents=True, exist_ok=True)
+        shown = context.as_known_there(self.options)
         fresh = not (workdir / "names.jsonl").exists()
         names = KeyNames(workdir / "names.jsonl", as_files=store.keys_are_files)
         try:
             if resume is None:
-                state = opening.created(store, run, self.options, workdir / "attempt")
+                state = opening.created(store, run, shown, workdir / "attempt")
             else:
                 state = opening.continued(store, resume)
             if fresh:
@@ -136,7 +137,7 @@ class MlflowBackend(Backend):
             described = ContextFile(run, workdir, continued=continued)
             opened = OpenRun(store, state, artifacts, names, workdir, described)
             if resume is None:
-                opened.set_tags({**context.tags(run, self.options), **run.tags})
+                opened.set_tags({**context.tags(run, shown), **run.tags})
             elif not resume.facts:
                 # The user's choice of a run. One that we opened before has these tags, and may
                 # have got other values for them since.

@@ -8,13 +8,14 @@ comes with the runs that they open.
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import re
 import shlex
 import time
 from pathlib import Path, PurePath
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping
 
 from tracelet._redaction import looks_secret
 from tracelet.backends.mlflow.artifacts import Artifacts
@@ -24,7 +25,7 @@ from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.errors import ConfigError, RejectedError, RetryableError
 from tracelet.records import RunInfo
 
-__all__ = ["PLACES", "ContextFile", "tags"]
+__all__ = ["PLACES", "ContextFile", "as_known_there", "tags"]
 
 _log = logging.getLogger("tracelet")
 
@@ -55,9 +56,6 @@ def tags(run: RunInfo, options: MlflowOptions) -> Mapping[str, str]:
         options: Who is shown as its user, what as its source.
     """
     found = dict(context_tags(options))
-    login = _login(options)
-    if login is not None:
-        found["mlflow.user"] = login
     found.update(_source(_part(run, "command"), options))
     git = _part(run, "git")
     found.update({tag: str(git[fact]) for fact, tag in _GIT.items() if git.get(fact)})
@@ -101,13 +99,24 @@ def _ours(run: RunInfo) -> Mapping[str, str]:
     return found
 
 
-def _login(options: MlflowOptions) -> Optional[str]:
-    """Return the name that the tracking server knows the user by, as MLflow shows it."""
+def as_known_there(options: MlflowOptions) -> MlflowOptions:
+    """
+    Return the options with the user whom the tracking server knows, as MLflow shows him.
+
+    It is the name of the login, unless the user chose another to be shown. Not written into the
+    options before: what logs in is not for the spool.
+    """
     if options.username is None or options.password is None:
-        return None
+        return options
     name, password = options.username.get_secret_value(), options.password.get_secret_value()
     # Some services want the token in the place of the name.
-    return None if not name or name == password or looks_secret(name) else name
+    if not name or name == password or looks_secret(name):
+        return options
+    try:
+        chosen = options.user not in (None, getpass.getuser())
+    except (KeyError, OSError, ImportError):
+        chosen = options.user is not None
+    return options if chosen else options.model_copy(update={"user": name})
 
 
 def _part(run: RunInfo, name: str) -> Mapping[str, Any]:
