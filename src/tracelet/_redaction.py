@@ -18,6 +18,7 @@ __all__ = [
     "known_values",
     "looks_secret",
     "redacted_command",
+    "redacted_line",
     "redacted_text",
     "without_credentials",
 ]
@@ -79,7 +80,7 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
 #: ``user:password@`` of an address, up to the last ``@`` that belongs to it.
-_USERINFO = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+_USERINFO = re.compile(r"(?<=://)(?:[^/:@\s'\"]+:[^/\s'\"]*|[^/?#\s'\"]*)@")
 _PARAMETER = re.compile(r"(?<=[?&;])([\w.\-]+)=([^&;#\s'\"]+)")
 #: In an address these mean a credential, whatever they mean elsewhere.
 _IN_ADDRESSES = _words("auth code credential key pass pw sig signature token")
@@ -151,13 +152,21 @@ def redacted_text(text: str, known: Iterable[str] = ()) -> str:
     """
     for value in sorted(known, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
-    text = _PRIVATE_KEY.sub(HIDDEN, text)
-    text = _USERINFO.sub(f"{HIDDEN}@", text)
-    text = _PARAMETER.sub(_hide_parameter, text)
-    text = _HEADER.sub(rf"\1{HIDDEN}", text)
-    text = _BEARER.sub(rf"\1{HIDDEN}", text)
-    text = _PAIR.sub(_hide_pair, text)
-    return _ISSUED.sub(HIDDEN, text)
+    text = _HEADER.sub(rf"\1{HIDDEN}", redacted_line(text))
+    return _PAIR.sub(_hide_pair, text)
+
+
+def redacted_line(line: str) -> str:
+    """
+    Return a sentence of ours without addresses' credentials and without issued tokens.
+
+    A sentence may well say ``password: expired``, so names followed by words are left alone.
+    """
+    line = _PRIVATE_KEY.sub(HIDDEN, line)
+    line = _USERINFO.sub(f"{HIDDEN}@", line)
+    line = _PARAMETER.sub(_hide_parameter, line)
+    line = _BEARER.sub(rf"\1{HIDDEN}", line)
+    return _ISSUED.sub(HIDDEN, line)
 
 
 def redacted_command(arguments: Sequence[str], known: Iterable[str] = ()) -> list[str]:

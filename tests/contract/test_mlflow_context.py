@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 import pytest
+from tests.pipeline.programs import SOURCE
 
 from services.mlflow_reader import tracking
 from services.mlflow_server import Server
-from tests.pipeline.programs import SOURCE
 from tracelet.backends.mlflow.artifacts import FolderArtifacts
 from tracelet.backends.mlflow.context import ContextFile
 from tracelet.errors import ConfigError, RetryableError
@@ -261,8 +261,8 @@ class Moody(FolderArtifacts):
 
 
 @pytest.fixture
-def info() -> Iterator[RunInfo]:
-    yield RunInfo("1", "p", "n", 0.0, {}, ["mlflow"], context={"git": {"commit": "abc"}})
+def info() -> RunInfo:
+    return RunInfo("1", "p", "n", 0.0, {}, ["mlflow"], context={"git": {"commit": "abc"}})
 
 
 def test_it_is_uploaded_once(tmp_path: Path, info: RunInfo) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.pipeline.programs import SOURCE, wait_for
 
 from services.mlflow_server import Server
-from tests.pipeline.programs import SOURCE, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

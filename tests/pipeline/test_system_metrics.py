@@ -127,7 +127,7 @@ def test_a_killed_sidecar_s_successor_goes_on_with_the_next_step(tmp_path: Path)
 
 
 def test_nobody_measures_for_a_run_that_is_over(tmp_path: Path) -> None:
-    """``tracelet sync`` delivers what was measured, and adds nothing of its own machine and time."""
+    """``tracelet sync`` delivers what was measured, and adds nothing of its own."""
     trainer = victim(tmp_path)
     wait_for(lambda: len(steps(tmp_path)) >= 2)
     trainer.kill(sidecar=trainer.sidecar())

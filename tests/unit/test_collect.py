@@ -155,7 +155,7 @@ def test_looking_changes_nothing(repository: Path) -> None:
 
 
 @pytest.fixture
-def slow_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def slow_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git that needs a minute to compare files, as in a repository of a million."""
     real = subprocess.run(["which", "git"], capture_output=True, text=True).stdout.strip()
     folder = tmp_path / "slow"
@@ -164,7 +164,7 @@ def slow_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     script.write_text(f'#!/bin/sh\ncase "$*" in *diff*) exec sleep 60;; esac\nexec {real} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    yield folder
+    return folder
 
 
 def test_a_huge_repository_costs_its_share_of_the_start_and_no_more(
@@ -291,7 +291,7 @@ def nvmlDeviceGetEnforcedPowerLimit(number): return 700_000
 
 
 @pytest.fixture
-def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "pynvml.py").write_text(NVML)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)

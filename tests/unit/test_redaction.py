@@ -62,6 +62,7 @@ def test_no_false_alarm(name: str, value: str) -> None:
     [
         ("postgresql://me:pw@host:5432/db", f"postgresql://{HIDDEN}@host:5432/db"),
         ("postgresql://me:p@w@host/db", f"postgresql://{HIDDEN}@host/db"),
+        ("postgresql://me:p#w?@host/db", f"postgresql://{HIDDEN}@host/db"),
         ("see http://h/x?a=1&token=abc#b now", f"see http://h/x?a=1&token={HIDDEN}#b now"),
         (
             "https://b.s3.amazonaws.com/k?X-Amz-Signature=0a1b&X-Amz-Date=2026",

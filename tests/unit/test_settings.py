@@ -312,7 +312,7 @@ class Options(BackendOptions):
         ({"tokn": SECRET}, "Unknown setting 'tokn' for tracker. Did you mean 'token'?"),
         ({"size": "big"}, "'tracker.size' must be a whole number, not 'big'"),
         ({"token": [SECRET]}, "'tracker.token' must be a text."),
-        ({"size": f"http://user:{SECRET}@host"}, "***@host"),
+        ({"size": f"http://user:{SECRET}@host"}, "[secret]@host"),
     ],
 )
 def test_a_mistake_in_a_backends_options_never_shows_a_secret(
