@@ -212,9 +212,12 @@ def test_a_run_that_is_continued_keeps_what_it_said_of_its_beginning(
     assert found["tracelet/context.json"] == before
 
 
-def test_a_store_that_takes_no_artifacts_hurts_nothing_else(project: Path, database: str) -> None:
-    (project / "a file").write_text("no folder can be here")
-    location = {"mlflow": {"artifact_location": (project / "a file" / "x").as_uri()}}
+def test_a_store_that_takes_no_artifacts_hurts_nothing_else(
+    project: Path, tmp_path: Path, database: str
+) -> None:
+    # Beside a database that is where the artifacts of a server would be.
+    (tmp_path / "mlartifacts").write_text("no folder can be here")
+    location = {"mlflow": {"artifact_location": "mlflow-artifacts:/elsewhere"}}
     arguments = {"project": "elsewhere", "config": {"silent": True, **location}}
     program = f"""
 import tracelet
