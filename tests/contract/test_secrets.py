@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 from tests.pipeline.programs import SOURCE, wait_for
 
 from services.mlflow_server import Server
+from tracelet.backends.mlflow import MlflowBackend
+from tracelet.records import RunInfo
+from tracelet.run.secrets import part
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -45,6 +49,28 @@ if run.flush(float(os.environ["PATIENCE"])):
 print(repr(run), run.info, run.info.context, run.looks)
 print(run.stop(timeout=60))
 """
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://host/db?user=me&password=planted-query-1f9a",
+        "postgresql://me:planted-query-1f9a@host/db",
+        "postgresql://me:planted#query-1f9a@host/db?sslmode=require",
+    ],
+)
+def test_an_address_is_shown_and_written_down_without_its_password(
+    url: str, tmp_path: Path
+) -> None:
+    options, sources = MlflowBackend.resolve({"url": url}, {}, tmp_path)
+    parted = part(options, sources)
+    shown = json.dumps(dict(parted.options)) + MlflowBackend(options).look(
+        RunInfo("1", "p", "n", 0.0, {}, ["mlflow"], cwd=str(tmp_path))
+    )
+    assert "query-1f9a" not in shown
+    assert "planted" not in shown
+    assert "host/db" in shown
+    assert "query-1f9a" in json.dumps(dict(parted.credentials)), "it can still log in"
 
 
 @pytest.mark.parametrize("away", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -152,6 +153,18 @@ def test_looking_changes_nothing(repository: Path) -> None:
     (repository / ".git" / "index.lock").write_text("somebody commits")
     assert facts(repository)["dirty"] is False
     assert index.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="platform: no SIGCHLD")
+def test_a_program_that_lets_its_children_vanish(repository: Path) -> None:
+    (repository / "train.py").write_text("changed\n")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        found = facts(repository / "train.py")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert found["branch"] == "trunk"
+    assert "dirty" not in found
 
 
 @pytest.fixture

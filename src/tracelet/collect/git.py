@@ -9,6 +9,7 @@ No question changes anything: no lock is taken, no index refreshed, no hook or p
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -64,13 +65,15 @@ class Repository:
         self._remotes = self._ask(
             *_ANYBODYS, "config", "--local", "--get-regexp", r"^remote\..*\.url$"
         )
-        self._changes = self._ask(
+        # Where the program has its children vanish, nobody learns how they ended.
+        told = getattr(signal, "SIGCHLD", None) is None or (
+            signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
+        )
+        self._changes = told and self._ask(
             *_SAFE, "diff", "--quiet", "--no-ext-diff", "--no-textconv",
             "--ignore-submodules=untracked", "HEAD", "--",
         )  # fmt: skip
-        self._ignored = (
-            None if file is None else self._ask(*_SAFE, "check-ignore", "-q", "--", str(file))
-        )
+        self._ignored = file is not None and self._ask(*_SAFE, "check-ignore", "--", str(file))
 
     def _ask(self, *arguments: str) -> subprocess.Popen[bytes]:
         try:
@@ -101,7 +104,7 @@ class Repository:
             found = self._answer(self._head, deadline)
             lines = found[1].split() if found and found[0] == 0 else []
             ignored = self._ignored and self._answer(self._ignored, deadline)
-            if len(lines) != 2 or (ignored and ignored[0] == 0):
+            if len(lines) != 2 or (ignored and ignored[1]):
                 return None
             facts: dict[str, Any] = {"commit": lines[0]}
             if lines[1].startswith("refs/heads/"):
@@ -111,7 +114,7 @@ class Repository:
                 # The first one, as MLflow takes it: ``remote.origin.url <address>``.
                 _, _, address = remotes[1].splitlines()[0].partition(" ")
                 facts["remote"] = without_credentials(address)
-            changes = self._answer(self._changes, deadline)
+            changes = self._changes and self._answer(self._changes, deadline)
             if changes and changes[0] in (0, 1):
                 facts["dirty"] = changes[0] == 1
             return facts

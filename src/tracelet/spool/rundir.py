@@ -399,6 +399,8 @@ def _info(path: Path) -> RunInfo:
             f"{path.parent} was written by a newer tracelet (format {version}); "
             "update tracelet to deliver it"
         )
+    if not isinstance(content.get("context", {}), dict):
+        content["context"] = {}  # it is told, not relied on
     known = {field.name for field in dataclasses.fields(RunInfo)}
     try:
         info = RunInfo(**{key: value for key, value in content.items() if key in known})

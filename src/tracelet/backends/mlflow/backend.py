@@ -9,6 +9,7 @@ import time as clock
 from pathlib import Path
 from typing import Any, ClassVar, Mapping, Optional
 
+from tracelet._redaction import without_credentials
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
 from tracelet.backends.mlflow import context, credentials, look, opening, preflight, renamed, uri
 from tracelet.backends.mlflow.artifacts import artifacts_at
@@ -104,9 +105,10 @@ class MlflowBackend(Backend):
 
     def look(self, run: RunInfo) -> str:
         """Return the server's address, or the command that shows a local store."""
+        shown = without_credentials(self._url)
         if uri.kind_of(self._url) is StoreKind.SERVER:
-            return self._url
-        return look.command(self._url, Path(run.cwd or "."))
+            return shown
+        return look.command(shown, Path(run.cwd or "."))
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -195,7 +197,7 @@ class MlflowBackend(Backend):
     def _remote(self, run: RunInfo, state: RunState) -> RemoteRun:
         page = look.page_of(state.experiment_id, state.id, self.options)
         served = uri.kind_of(self._url) is StoreKind.SERVER
-        url = f"{self._url}/{page}" if served else None
+        url = f"{without_credentials(self._url)}/{page}" if served else None
         return RemoteRun(
             id=state.id,
             name=state.name,
