@@ -61,7 +61,13 @@ MAY_IMPORT = {
 SHAPES = ("backends.base", "capture.base", "collect.base", *FACTS)
 
 #: Looked up by name in `registry`; imported by nobody.
-CONCRETE = ("capture.tensorboard", "capture.tensorboardx", "capture.tensorflow", "integrations")
+CONCRETE = (
+    "capture.tensorboard",
+    "capture.tensorboardx",
+    "capture.tensorflow",
+    "collect.system",
+    "integrations",
+)
 
 #: The one place of each foreign package. `testing` may use what it checks.
 FOREIGN = {

@@ -163,7 +163,7 @@ def test_nothing_is_collected_where_nothing_is_wanted(project: Path, database: s
 
 def test_the_machine_is_measured_as_mlflow_does(project: Path, database: str) -> None:
     pytest.importorskip("psutil")
-    theirs, ours = both(project, database, wait_s=3.5)
+    theirs, ours = both(project, database, wait_s=2.5)
 
     def measured(run: Any) -> set[str]:
         return {key for key in run.data.metrics if key.startswith("system/")}
@@ -173,7 +173,7 @@ def test_the_machine_is_measured_as_mlflow_does(project: Path, database: str) ->
         for key in measured(ours):
             steps = [point.step for point in client.get_metric_history(ours.info.run_id, key)]
             assert steps == list(range(len(steps)))
-    _, ours = both(project, database, wait_s=1.5, MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING="true")
+    _, ours = both(project, database, wait_s=1.2, MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING="true")
     assert measured(ours) == set(), "MLflow was told to do it"
 
 
