@@ -9,8 +9,9 @@ calls come in this order::
                                                                       where the shipper lives
 
 ``write`` is called from two threads: one brings metrics, parameters and tags, the other brings
-everything heavy, so that a checkpoint of 2 GB does not delay the loss curve. ``barrier`` comes
-from the heavy one; of a run with a ``context`` also once soon after ``open``. Neither is called twice at once from the same thread of work.
+everything heavy, so that a checkpoint of 2 GB does not delay the loss curve. ``barrier`` comes from
+the heavy one; for a run with a ``context`` also once soon after ``open``. Neither is called twice
+at once from the same thread of work.
 
 The promise that makes delivery exact: **the same batch again changes nothing.** After a crash
 the shipper sends the range it was not sure about again, marked ``batch.resend``.

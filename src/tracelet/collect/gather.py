@@ -64,4 +64,13 @@ class Gathering:
         for name in names:
             if name in self._wanted and time.monotonic() < self._deadline:
                 with self._guard:
-                    self._facts[name] = takers[name]()
+                    self._facts[name] = _encodable(takers[name]())
+
+
+def _encodable(value: Any) -> Any:
+    """Return JSON without half surrogate pairs: bytes of a name that are no UTF-8 become those."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {key: _encodable(each) for key, each in value.items()}
+    return [_encodable(each) for each in value] if isinstance(value, list) else value

@@ -66,8 +66,6 @@ def _line() -> list[str]:
 
 
 def _short(text: str) -> str:
-    # Half a surrogate pair stands for a byte that is no UTF-8; JSON and databases want none.
-    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
 
 
