@@ -16,7 +16,7 @@ import tracelet
 
 ROOT = Path(tracelet.__file__).parent
 
-FACTS = ("records", "errors", "findings", "naming")
+FACTS = ("records", "errors", "findings", "naming", "_redaction")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "errors": FACTS,
     "findings": FACTS,
     "naming": FACTS,
+    "_redaction": (),
     # 1: the ground
     "_guard": FACTS,
     "_ledger": (*FACTS, "_guard"),
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
     **dict.fromkeys(
-        ("ship.credentials", "ship.drain", "ship.launch", "ship.sidecar"),
+        ("ship.credentials", "ship.drain", "ship.launch", "ship.sidecar", "ship.thread"),
         (*FACTS, *GROUND, "backends.base", "ship", "registry"),
     ),
     "registry": ("errors",),
@@ -63,7 +64,13 @@ MAY_IMPORT = {
 SHAPES = ("backends.base", "capture.base", "collect.base", *FACTS)
 
 #: Looked up by name in `registry`; imported by nobody.
-CONCRETE = ("capture.tensorboard", "capture.tensorboardx", "capture.tensorflow", "integrations")
+CONCRETE = (
+    "capture.tensorboard",
+    "capture.tensorboardx",
+    "capture.tensorflow",
+    "collect.system",
+    "integrations",
+)
 
 #: The one place of each foreign package. `testing` may use what it checks.
 FOREIGN = {

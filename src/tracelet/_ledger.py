@@ -15,6 +15,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Mapping, Optional
 
+from tracelet._redaction import redacted_line
 from tracelet.records import RunStatus
 
 __all__ = ["BackendCounts", "Ledger", "Report"]
@@ -149,6 +150,7 @@ class Ledger:
 
     def say(self, line: str) -> None:
         """Write one line to stderr, unless the run is silent."""
+        line = redacted_line(line)
         log.info("%s", line)
         if self.silent:
             return
@@ -178,7 +180,7 @@ class Ledger:
                     return
                 self._said.add(once)
         if self.silent:
-            log.warning("%s", line)
+            log.warning("%s", redacted_line(line))
         else:
             self.say(line)
 

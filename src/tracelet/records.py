@@ -165,7 +165,10 @@ class RunInfo:
     from: ``"env:NAME"`` or ``"argument"``. ``resume`` maps a backend to the id of the remote run
     to continue; ``adopted`` holds those of them that the program had opened itself, which are its
     own to end; ``parents`` maps a backend to the run below which this one belongs.
-    ``resumable``: should it not finish, a later start may want to continue it.
+    ``resumable``: should it not finish, a later start may want to continue it. ``context`` holds
+    the facts that nobody logged, by subject (``git``, ``command``, …), JSON values only;
+    ``docs/context.md`` lists them. ``collectors`` measure while the run goes on, every
+    ``sample_interval_s`` seconds.
     """
 
     run_id: str
@@ -185,6 +188,9 @@ class RunInfo:
     pid: int = 0
     host: str = ""
     version: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    collectors: Sequence[str] = field(default_factory=list)
+    sample_interval_s: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """
-Which backends and integrations there are, and where they live.
+Which backends, integrations and collectors there are, and where they live.
 
 Built-in ones are in the tables below, so that starting a run does not read the metadata of every
 installed package (about 30 ms). Others are entry points, looked at only when a name is not in the
@@ -12,22 +12,26 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from tracelet.errors import MissingPackageError, UnknownBackendError, nearest
 
 if TYPE_CHECKING:
     from tracelet.backends.base import Backend
+    from tracelet.collect.base import Collector
 
 __all__ = [
     "backend_class",
     "backend_names",
     "broken_plug_ins",
+    "collector_makers",
+    "collectors",
     "integration_class",
     "integrations",
 ]
 
 BACKEND_GROUP = "tracelet.backends"
+COLLECTOR_GROUP = "tracelet.collectors"
 INTEGRATION_GROUP = "tracelet.integrations"
 
 
@@ -52,6 +56,10 @@ _INTEGRATIONS: Mapping[str, str] = MappingProxyType(
         "tensorboard": "tracelet.capture.tensorboard:TensorBoard",
         "tensorboardx": "tracelet.capture.tensorboardx:TensorBoardX",
     }
+)
+
+_COLLECTORS: Mapping[str, str] = MappingProxyType(
+    {"system": "tracelet.collect.system:SystemMetrics"}
 )
 
 
@@ -114,6 +122,32 @@ def integration_class(name: str) -> Any:
         KeyError: There is none of this name.
     """
     return _load(_INTEGRATIONS[name])
+
+
+def collectors(*, built_in: bool = False) -> Sequence[str]:
+    """Return what can measure while a run goes on; ``built_in`` leaves plug-ins out."""
+    return (
+        sorted(_COLLECTORS) if built_in else sorted({*_COLLECTORS, *_entry_points(COLLECTOR_GROUP)})
+    )
+
+
+def collector_makers(names: Sequence[str]) -> Sequence[tuple[str, Callable[[], Collector]]]:
+    """
+    Return what makes each of these collectors; nothing is imported before it is called.
+
+    A maker raises ``OSError`` where its collector cannot measure, ``KeyError`` for a name that is
+    not registered (any more), and what the import of a plug-in raises.
+    """
+
+    def maker(name: str) -> Callable[[], Collector]:
+        def make() -> Collector:
+            path = _COLLECTORS.get(name)
+            cls = _load(path) if path else _entry_points(COLLECTOR_GROUP)[name].load()
+            return cls()  # type: ignore[no-any-return]
+
+        return make
+
+    return [(name, maker(name)) for name in names]
 
 
 def _load(path: str) -> Any:

@@ -284,6 +284,45 @@ def _(tmp_path: Path, _capsys: Any) -> None:
         assert (b"then" in [path.read_bytes() for path in kept]) is snapshot
 
 
+@seen_at_the_far_end("collect")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    config = {"system_interval_s": 0.1}
+    for given, wanted, measured in (
+        (True, {"command", "packages", "hardware"}, True),
+        (["packages"], {"packages"}, False),
+        ("system,command", {"command"}, True),
+        (False, set(), False),
+    ):
+        name = f"collect {given}"
+        with record({"collect": given, **config}, exp_name=name, project=str(given)) as run:
+            run.remote()
+            path = files(tmp_path / "tracelet-jsonl" / str(given))[0]
+            if measured:
+                assert soon(lambda path=path: '"system/' in path.read_text())
+            else:
+                time.sleep(0.5)
+        assert ('"system/' in path.read_text()) is measured
+        context = lines(path)[0]["context"]
+        # Where the tests run there may be no repository, and no variable of the list.
+        assert set(context) - {"git", "environment"} == wanted
+    with pytest.raises(tracelet.SettingsError, match="Did you mean 'packages'"):
+        record({"collect": ["package"]})
+
+
+@seen_at_the_far_end("system_interval_s")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    with record({"system_interval_s": 0.2, "collect": ["system"]}) as run:
+        run.remote()
+        (path,) = files(tmp_path / "tracelet-jsonl")
+
+        def times() -> list[float]:
+            key = "system/cpu_utilization_percentage"
+            return [line["time"] for line in lines(path) if line.get("key") == key]
+
+        assert soon(lambda: len(times()) >= 4)
+    assert 0.1 < (times()[3] - times()[0]) / 3 < 5.0
+
+
 @seen_at_the_far_end("strict")
 def _(_tmp_path: Path, _capsys: Any) -> None:
     with record() as run:

@@ -150,6 +150,8 @@ def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatc
         "keep_runs": "2",
         "keep_tensorboard": "false",
         "snapshot": "no",
+        "collect": "git,system",
+        "system_interval_s": "2.5",
         "strict": "1",
         "silent": "true",
         "handle_sigterm": "yes",
@@ -164,6 +166,28 @@ def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatc
         assert getattr(settings, name) != defaults[name].get_default(call_default_factory=True), (
             name
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("false", []), (False, []), ("0", []), (" off ", []), ([], []),
+        ("git", ["git"]), ("git, system", ["git", "system"]), (("packages",), ["packages"]),
+        (True, None), ("true", None), ("ON", None),
+    ],
+)  # fmt: skip
+def test_what_is_collected(given: Any, wanted: Optional[list[str]]) -> None:
+    everything = load({}).settings.collect
+    assert set(everything) > {"git", "command", "packages", "hardware", "environment"}
+    assert load({}, {"collect": given}).settings.collect == (
+        everything if wanted is None else wanted
+    )
+
+
+def test_what_cannot_be_collected_is_an_error() -> None:
+    assert "Did you mean 'hardware'" in refused({}, {"collect": ["hardwear"]})
+    assert "collect" in refused({}, {"collect": 7})
+    assert "system_interval_s" in refused({}, {"system_interval_s": 0})
 
 
 # -- one backend's own options ----------------------------------------------------------------
@@ -288,7 +312,7 @@ class Options(BackendOptions):
         ({"tokn": SECRET}, "Unknown setting 'tokn' for tracker. Did you mean 'token'?"),
         ({"size": "big"}, "'tracker.size' must be a whole number, not 'big'"),
         ({"token": [SECRET]}, "'tracker.token' must be a text."),
-        ({"size": f"http://user:{SECRET}@host"}, "***@host"),
+        ({"size": f"http://user:{SECRET}@host"}, "[secret]@host"),
     ],
 )
 def test_a_mistake_in_a_backends_options_never_shows_a_secret(

@@ -9,8 +9,9 @@ calls come in this order::
                                                                       where the shipper lives
 
 ``write`` is called from two threads: one brings metrics, parameters and tags, the other brings
-everything heavy, so that a checkpoint of 2 GB does not delay the loss curve. ``barrier`` comes
-from the heavy one. Neither is called twice at once from the same thread of work.
+everything heavy, so that a checkpoint of 2 GB does not delay the loss curve. ``barrier`` comes from
+the heavy one; for a run with a ``context`` also once soon after ``open``. Neither is called twice
+at once from the same thread of work.
 
 The promise that makes delivery exact: **the same batch again changes nothing.** After a crash
 the shipper sends the range it was not sure about again, marked ``batch.resend``.
@@ -195,6 +196,16 @@ class Backend(ABC):
             return
         yield Finding("ok", "preflight", "nothing stands in the way")
         yield from self.doubts(project)
+
+    @classmethod
+    def measures(cls, environ: Mapping[str, str]) -> bool:  # noqa: ARG003 - as above
+        """
+        Tell whether the tracker's own client measures this machine anyway; then we do not.
+
+        Args:
+            environ: The environment of the training process.
+        """
+        return False
 
     def look(self, run: RunInfo) -> str:
         """Return where a person will see the run: a command or an address. No network."""

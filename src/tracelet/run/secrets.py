@@ -2,8 +2,8 @@
 What must not be written down: taken out of a backend's options here, and found again for ``sync``.
 
 ``run.json`` gets the options without their secrets and, for each secret, where it came from. The
-values themselves travel to the shipper through a pipe. An address that carries a user name or a
-password counts as a secret as a whole, whatever the type of its field.
+values themselves travel to the shipper through a pipe. An address that carries a user name, a
+password or a token counts as a secret as a whole, whatever the type of its field.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from tracelet import registry
 from tracelet._guard import Guard
 from tracelet._ledger import Ledger
 from tracelet.backends.base import Backend, ProgramRun
+from tracelet.collect.gather import FACTS, Gathering
 from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
@@ -30,6 +31,7 @@ from tracelet.run.preflight import Preflight
 from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
 from tracelet.ship import state
+from tracelet.ship.redaction import values_of
 from tracelet.spool.reader import unfinished
 from tracelet.spool.rundir import (
     RunDir,
@@ -61,6 +63,7 @@ class Plan:
     theirs: Mapping[str, ProgramRun]
     ledger: Ledger
     cwd: Path
+    gathering: Gathering
 
     @property
     def settings(self) -> TraceletSettings:
@@ -86,12 +89,15 @@ def prepare(loaded: Loaded, began: float) -> Plan:
     parts: dict[str, Parted] = {}
     for name in settings.backend:
         backends[name], parts[name], _ = complete(name, loaded, cwd)
+    # Early, so that it is done when the backends have answered.
+    secrets = values_of({name: parted.credentials for name, parted in parts.items()})
+    gathering = Gathering(settings.collect, secrets)
     if settings.mode == "online":
         preflight = Preflight(backends, ledger, loaded.project)
         deadline = max(began + PREFLIGHT_S, time.monotonic() + PREFLIGHT_AT_LEAST_S)
         for line in preflight.wait(deadline, strict=settings.strict):
             ledger.warn(line)
-    return Plan(loaded, backends, parts, _theirs(loaded, backends), ledger, cwd)
+    return Plan(loaded, backends, parts, _theirs(loaded, backends), ledger, cwd, gathering)
 
 
 def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
@@ -252,7 +258,16 @@ def _info(plan: Plan) -> RunInfo:
         pid=os.getpid(),
         host=platform.node(),
         version=__version__,
+        context=plan.gathering.facts(),
+        collectors=_collectors(plan),
+        sample_interval_s=settings.system_interval_s,
     )
+
+
+def _collectors(plan: Plan) -> list[str]:
+    if any(backend.measures(os.environ) for backend in plan.backends.values()):
+        return []
+    return [name for name in plan.settings.collect if name not in FACTS]
 
 
 def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:

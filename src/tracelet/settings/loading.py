@@ -10,6 +10,7 @@ from typing import Any, Mapping, Optional, Sequence
 from pydantic import ValidationError
 
 from tracelet import registry
+from tracelet.collect.gather import FACTS
 from tracelet.errors import SettingsError, nearest
 from tracelet.settings.model import PREFIX, TraceletSettings, json_or_text
 from tracelet.settings.sentences import sentence, unknown
@@ -80,6 +81,7 @@ def load(arguments: Mapping[str, Any], config: Optional[Mapping[str, Any]] = Non
     if settings.run_id is not None and settings.resume == "auto":
         raise SettingsError("run_id says which run to continue, resume='auto' looks for one.")
     _known_integrations(settings.disable)
+    _known_collectors(settings.collect)
     return Loaded(
         settings=settings,
         project=_winner(layers, "experiment_name", "project", settings),
@@ -260,6 +262,18 @@ def _known_integrations(names: Sequence[str]) -> None:
         if name not in known:
             raise SettingsError(
                 f"There is no integration {name!r} to disable.{nearest(name, known)} "
+                f"Known: {', '.join(sorted(known))}."
+            )
+
+
+def _known_collectors(names: Sequence[str]) -> None:
+    known = [*FACTS, *registry.collectors(built_in=True)]
+    if not set(names) <= set(known):
+        known = [*FACTS, *registry.collectors()]
+    for name in names:
+        if name not in known:
+            raise SettingsError(
+                f"There is nothing {name!r} to collect.{nearest(name, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
 

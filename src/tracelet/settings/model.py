@@ -17,6 +17,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from tracelet import registry
+from tracelet.collect.gather import FACTS
 from tracelet.settings.sentences import shown
 
 PREFIX = "TRACELET_"
@@ -99,6 +101,13 @@ class TraceletSettings(BaseSettings):
         default=True,
         description="Whether an artifact's bytes are taken when it is logged, or when it is sent.",
     )
+    collect: list[str] = Field(
+        default_factory=lambda: [*FACTS, *registry.collectors(built_in=True)],
+        description="Facts that are collected unasked: names, or true for all, false for none.",
+    )
+    system_interval_s: float = Field(
+        default=10.0, ge=0.1, le=86400, description="Seconds between two samples of the machine."
+    )
     strict: bool = Field(
         default=False, description="Raise where training would otherwise go on with a warning."
     )
@@ -126,6 +135,16 @@ class TraceletSettings(BaseSettings):
     def names(cls) -> list[str]:
         """Return what may be written in ``config``, backends' names aside."""
         return list(cls.model_fields)
+
+    @field_validator("collect", mode="before")
+    @classmethod
+    def _all_or_none(cls, value: Any) -> Any:
+        text = value.strip().lower() if isinstance(value, str) else ""
+        if value is True or text in ("true", "yes", "on", "1"):
+            return [*FACTS, *registry.collectors(built_in=True)]
+        if value is False or text in ("false", "no", "off", "0"):
+            return []
+        return cls._one_or_many(value)
 
     @field_validator("backend", "disable", mode="before")
     @classmethod

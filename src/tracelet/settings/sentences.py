@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal, Sequence, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from tracelet._redaction import redacted_text, without_credentials
 from tracelet.errors import nearest
-
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 def secret_fields(model: type[BaseModel]) -> frozenset[str]:
@@ -57,19 +55,19 @@ def unknown(key: object, known: Sequence[str], where: str = "") -> str:
 
 
 def redacted(text: str) -> str:
-    """Return ``text`` with the user name and password of every address in it blotted out."""
-    return _USERINFO.sub("***@", text)
+    """Return ``text`` without what looks like a secret, of every address the user's part too."""
+    return redacted_text(text)
 
 
 def has_userinfo(value: object) -> bool:
-    """Return True for an address that carries a user name or password."""
-    return isinstance(value, str) and _USERINFO.search(value) is not None
+    """Return True for an address that carries a user name, a password or a token."""
+    return isinstance(value, str) and "://" in value and without_credentials(value) != value
 
 
 def without_userinfo(value: Any) -> Any:
-    """Return a JSON value with the user names and passwords taken out of its addresses."""
+    """Return a JSON value with user names, passwords and tokens taken out of its addresses."""
     if isinstance(value, str):
-        return _USERINFO.sub("", value)
+        return without_credentials(value) if "://" in value else value
     if isinstance(value, list):
         return [without_userinfo(item) for item in value]
     if isinstance(value, dict):

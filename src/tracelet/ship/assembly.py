@@ -34,14 +34,18 @@ from tracelet.ship.catalog import Catalog
 from tracelet.spool import codec, frame
 from tracelet.spool.cursor import LaneState
 from tracelet.spool.reader import Item, Position, SegmentReader
-from tracelet.spool.rundir import RunDir, is_main
+from tracelet.spool.rundir import RunDir, is_main, is_sampler
 
-__all__ = ["Assembly", "Blob", "Load", "cut", "merge"]
+__all__ = ["UNCOUNTED", "Assembly", "Blob", "Load", "cut", "merge"]
 
 log = logging.getLogger("tracelet")
 
 #: How long a child's records wait for the owner's first one, which decides the plain stream.
 CHILD_PATIENCE_S = 5.0
+
+
+#: The frame that a record comes from that nobody logged.
+UNCOUNTED = -1
 
 
 class Blob(NamedTuple):
@@ -60,10 +64,11 @@ class Load:
     A batch in the making, and what there is to write down once it has arrived.
 
     ``frame_of`` says which frame a record came from; ``frames`` counts the frames of this lane,
-    ``unsupported`` those of which a record cannot be taken by the backend. ``behind`` is, in the
-    order they were read, where each writer stands after it. ``blobs`` are the files that only this
-    load needs. ``resend`` says that the records may have arrived before, ``again`` that they have
-    been announced before, ``full`` that there was more to read.
+    ``unsupported`` those of which a record cannot be taken by the backend. What was measured, not
+    logged, is in no count; its frame is ``UNCOUNTED``. ``behind`` is, in the order they were read,
+    where each writer stands after it. ``blobs`` are the files that only this load needs. ``resend``
+    says that the records may have arrived before, ``again`` that they have been announced before,
+    ``full`` that there was more to read.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -227,7 +232,7 @@ class Assembly:
                 self._add(load, records, item, writer)
             # The numbers of a writer's records have no holes but for those that were damaged.
             gap = item.after.seq - source.at.seq - 1
-            if gap > 0 and self.lane == "light":
+            if gap > 0 and self.lane == "light" and not is_sampler(writer):
                 merge(load.damaged, {_reason(source.reader): gap})
             source.ahead.popleft()
             source.at = load.behind[writer] = item.after
@@ -248,11 +253,12 @@ class Assembly:
         load.size += len(item.payload)
         if self._counted:
             load.steps.update(self._counted)
+        counted = not is_sampler(writer)
         if isinstance(records, _Unreadable):
-            merge(load.damaged, {"unreadable": 1})
+            merge(load.damaged, {"unreadable": int(counted)})
             return
-        number = load.frames
-        load.frames += 1
+        number = load.frames if counted else UNCOUNTED
+        load.frames += counted
         if item.blob is not None:
             load.blobs.append(Blob(item.blob, writer, item.after))
         for record in records:
@@ -266,12 +272,13 @@ class Assembly:
                 load.frame_of.append(number)
             else:
                 load.unsupported.add(number)
+        load.unsupported.discard(UNCOUNTED)
 
     def _tail(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for source in self._sources.values():
+        for writer, source in self._sources.items():
             reader = source.reader
-            if not source.ahead:
+            if not source.ahead and not is_sampler(writer):
                 merge(found, {_reason(reader): reader.position.seq - source.at.seq})
                 # A segment that nobody can read has no numbers; it counts as one record.
                 merge(found, {"unreadable": reader.damaged.get("unreadable", 0)})
@@ -297,13 +304,18 @@ class Assembly:
             source.ahead.extend(source.reader.read(numbers, dead=self._dead(writer)))
         if not source.ahead:
             return None
-        if wait and not source.reader.main and not self._catalog.has_main:
+        if wait and self._may_decide(source, writer):
             # The owner's first record decides what a stream is called; give it a moment.
             now = time.monotonic()
             source.first_seen = source.first_seen or now
             if now - source.first_seen < CHILD_PATIENCE_S and not self._dead_owner():
                 return None
         return source.ahead[0]
+
+    def _may_decide(self, source: _Source, writer: str) -> bool:
+        """Tell whether this writer's stream might be taken for the plain one, which it is not."""
+        # What was measured has no stream.
+        return not (source.reader.main or self._catalog.has_main or is_sampler(writer))
 
     def _unchanged(self, source: _Source, numbers: list[int], writer: str) -> bool:
         """Tell, without opening anything, that a living writer has written nothing more."""

@@ -2,7 +2,8 @@
 Keeps secrets out of whatever is written down here: the log, the published state, the rejects.
 
 Backends and SDKs put into an error's text what they please, addresses with passwords included.
-What came through the pipe, or out of the environment, is therefore known here by its value.
+What came through the pipe, or out of the environment, is therefore known here by its value; what
+only looks like a secret is found by the rules of ``_redaction``.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import re
 from typing import Any, Iterator, Mapping
 from urllib.parse import quote, unquote
 
-__all__ = ["learn", "redacted"]
+from tracelet._redaction import redacted_text
 
-_HIDDEN = "[secret]"
+__all__ = ["learn", "redacted", "values_of"]
+
 #: A shorter value would be found in the middle of ordinary words.
 _SHORTEST = 4
-#: ``user:password@`` of an address, whoever's it is.
-_USERINFO = re.compile(r"(?<=://)[^/?#\s@'\"]*@")
 
-_secrets: set[str] = set()
+_secrets: frozenset[str] = frozenset()
 
 
 def learn(credentials: Mapping[str, Mapping[str, Any]]) -> None:
     """Remember the secret options of some backends, for as long as this process lives."""
     global _secrets  # noqa: PLW0603 - replaced as a whole: others are reading it
+    _secrets = _secrets | values_of(credentials)
+
+
+def values_of(credentials: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """Return the values that must not stand anywhere, in every form that they may have."""
     found = {
         form
         for options in credentials.values()
@@ -33,14 +38,12 @@ def learn(credentials: Mapping[str, Mapping[str, Any]]) -> None:
         for text in _texts(value)
         for form in _forms(text)
     }
-    _secrets = _secrets | {form for form in found if len(form) >= _SHORTEST}
+    return frozenset(form for form in found if len(form) >= _SHORTEST)
 
 
 def redacted(text: str) -> str:
-    """Return the text without any secret that is known, and without user names in addresses."""
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    return _USERINFO.sub(f"{_HIDDEN}@", text)
+    """Return the text without any secret that is known, and without what looks like one."""
+    return redacted_text(text, _secrets)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -13,16 +13,20 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Optional
+from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Optional, Sequence
 
 from tracelet.backends.base import Backend
 from tracelet.records import RunEnd, RunStatus
 from tracelet.ship import state
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.put_away import put_away, removes
+from tracelet.ship.sampling import Sampling
 from tracelet.ship.shipper import Delivery, Shipper, Step
 from tracelet.spool.reader import alive, written
-from tracelet.spool.rundir import RunDir, is_main, sync_folder
+from tracelet.spool.rundir import RunDir, is_main, is_sampler, sync_folder
+
+if TYPE_CHECKING:
+    from tracelet.collect.base import Collector
 
 __all__ = ["Shipment"]
 
@@ -48,14 +52,24 @@ class Shipment:
     Args:
         run: The run.
         makers: For each backend of the run, what makes a new one with its options.
+        collectors: What makes the collectors that measure while the run goes on; empty for a run
+            that nobody sees living.
 
     Use it only after ``begin`` returned True. Nothing here raises: what is wrong with the folder of
     one run must not be felt by the others. It is told, and tried again.
     """
 
-    def __init__(self, run: RunDir, makers: Mapping[str, Callable[[], Backend]]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        makers: Mapping[str, Callable[[], Backend]],
+        collectors: Sequence[tuple[str, Callable[[], Collector]]] = (),
+    ) -> None:
         self.run = run
         self._makers = makers
+        self._collectors = collectors
+        #: While the run lives; the remote run is not ended before this is.
+        self._sampling: Optional[Sampling] = None
         #: The folder was deleted by somebody: nothing is left to ship.
         self.vanished = False
         self._told = ""
@@ -90,6 +104,10 @@ class Shipment:
             for name, make in self._makers.items():
                 self.deliveries[name] = Delivery(self.run, name, make, catalog, self.dead)
             self._look(everybody=True)
+            if self._collectors and not self._over():
+                self._sampling = Sampling(
+                    self.run, self._collectors, self.run.info.sample_interval_s
+                )
         except Exception as error:
             self._tell("be taken up", error)
             self.deliveries.clear()
@@ -116,6 +134,7 @@ class Shipment:
 
     def leave(self) -> None:
         """Stop shipping; whoever comes next goes on from the cursor."""
+        self._end_sampling()
         for delivery in self.deliveries.values():
             delivery.abandon()
         try:
@@ -156,7 +175,9 @@ class Shipment:
         return step
 
     def _ended(self, newest: Optional[str]) -> Optional[tuple[RunStatus, Optional[float]]]:
-        """Return how and when the run ended; None while its owner is at it."""
+        """Return how and when the run ended; None while its owner is at it, or we are."""
+        if self._sampling is not None:
+            return None
         if newest is None:
             # Nothing was ever written; or everything was deleted, which is nobody's end.
             over = not self.run.owner_alive() and self._there()
@@ -175,6 +196,19 @@ class Shipment:
             if end is not None:
                 return end
         return None
+
+    def _over(self) -> bool:
+        """Return True when the owner will never write again."""
+        newest = self._newest_main()
+        return not self.run.owner_alive() if newest is None else self.dead(newest)
+
+    def _end_sampling(self) -> None:
+        sampling = self._sampling
+        if sampling is not None:
+            sampling.end()
+            # In this order: whoever sees it dead finds it written to its end.
+            self._gone.add(sampling.writer)
+            self._sampling = None
 
     @property
     def done(self) -> bool:
@@ -246,6 +280,9 @@ class Shipment:
     def _look(self, *, everybody: bool = False) -> None:
         """Find out who has died. What is listed is listed first: a new session is never dead."""
         numbers = self.run.segment_numbers()
+        ours = self._sampling.writer if self._sampling else ""
+        # Only who ships measures, and that is us.
+        self._gone.update(each for each in numbers if is_sampler(each) and each != ours)
         mains = [writer for writer in numbers if is_main(writer)]
         self._gone.update(mains[:-1])
         if mains and mains[-1] not in self._gone:
@@ -262,7 +299,9 @@ class Shipment:
             return
         self._children_looked_at = now
         for writer, found in numbers.items():
-            if is_main(writer) or writer in self._gone or alive(self.run, writer, found[-1]):
+            if is_main(writer) or is_sampler(writer) or writer in self._gone:
+                continue
+            if alive(self.run, writer, found[-1]):
                 continue
             again = self.run.segment_numbers().get(writer, found)
             if again[-1] == found[-1]:
@@ -301,6 +340,11 @@ class Shipment:
             if not self._there():
                 return True
             self._look()
+        if self._sampling is not None:
+            if self._over():
+                self._end_sampling()
+            else:
+                self._sampling.turn()
         if now - self._synced_at >= SYNC_S:
             self._synced_at = now
             self._sync()
@@ -350,6 +394,8 @@ class Shipment:
         """Return what ``state.spooled`` does, without looking again into what did not grow."""
         total = 0
         for writer, numbers in self.run.segment_numbers().items():
+            if is_sampler(writer):
+                continue
             known = self._written.get(writer, (0, 0, 0))
             try:
                 size = self.run.segment_path(writer, numbers[-1]).stat().st_size

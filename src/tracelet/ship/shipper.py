@@ -24,7 +24,7 @@ from typing import Callable, Iterator, NamedTuple, Optional
 from tracelet.backends.base import Backend, Batch
 from tracelet.errors import ConfigError, RejectedError, RetryableError, TraceletError
 from tracelet.records import Artifact, Record, RemoteRun, RunStatus
-from tracelet.ship.assembly import Assembly, Blob, Load, cut, merge
+from tracelet.ship.assembly import UNCOUNTED, Assembly, Blob, Load, cut, merge
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.redaction import redacted
 from tracelet.ship.retry import Backoff
@@ -344,6 +344,7 @@ class Shipper:
         self._awaited = False
         self._unsaved = False
         self._saved_at = 0.0
+        self._introduced: Optional[Backend] = None
         self._backoff = Backoff()
         self._blocked_until = 0.0
 
@@ -605,10 +606,20 @@ class Shipper:
             with self.delivery.cursor.lock:
                 self.delivery.cursor.save()
             self._unsaved, self._saved_at = False, now
+        if self.lane == "heavy" and self.delivery.opened:
+            self._introduce()
         refused = self._assembly.refused if self._assembly else ""
         if refused or (self.trouble is not None and not self.underway):
             self.trouble = Trouble("config", refused) if refused else None
         return IDLE
+
+    def _introduce(self) -> None:
+        """Have what is known about a run from its start stored early: a machine may die."""
+        backend = self.delivery.backend
+        if backend is not None and backend is not self._introduced:
+            self._introduced = backend
+            if self.delivery.run.info.context:
+                backend.barrier()
 
     def _confirm(self) -> Step:
         backend = self.delivery.backend
@@ -637,7 +648,7 @@ class Shipper:
 
     def _settle(self, sending: _Sending) -> None:
         load, state, delivery = sending.load, self.state, self.delivery
-        rejected = {load.frame_of[index] for index in sending.reasons}
+        rejected = {load.frame_of[index] for index in sending.reasons} - {UNCOUNTED}
         unsupported = load.unsupported - rejected
         for index, reason in sending.reasons.items():
             delivery.set_aside(sending.refused[index], reason, load.behind)

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Mapping, Optional, TextIO
 
+from tracelet import registry
 from tracelet.ship.credentials import maker
 from tracelet.ship.orphans import Orphans
 from tracelet.ship.redaction import learn, redacted
@@ -136,7 +137,7 @@ class Sidecar:
             credentials = message.get("credentials", {})
             learn(credentials)
             with self._lock:
-                self._waiting.append(_shipment(run, credentials))
+                self._waiting.append(_shipment(run, credentials, living=True))
             self._orphans.beside(run, credentials)
         for served in list(self._served.values()):
             served.wake()
@@ -235,9 +236,9 @@ class Sidecar:
         return True
 
 
-def _shipment(run: RunDir, credentials: Mapping[str, Any]) -> Shipment:
+def _shipment(run: RunDir, credentials: Mapping[str, Any], *, living: bool = False) -> Shipment:
     makers = {name: maker(run.info, name, credentials, os.environ) for name in run.info.backends}
-    return Shipment(run, makers)
+    return Shipment(run, makers, registry.collector_makers(run.info.collectors) if living else ())
 
 
 # -- what it writes -----------------------------------------------------------------------

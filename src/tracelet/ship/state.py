@@ -10,7 +10,7 @@ from typing import Any, Mapping, Optional
 from tracelet.records import RemoteRun
 from tracelet.spool.cursor import Cursor
 from tracelet.spool.reader import written
-from tracelet.spool.rundir import RunDir, load_json, write_private
+from tracelet.spool.rundir import RunDir, is_sampler, load_json, write_private
 
 __all__ = ["BackendState", "is_put_away", "of_cursor", "publish", "read", "spooled"]
 
@@ -54,9 +54,13 @@ class BackendState:
 
 
 def spooled(run: RunDir) -> int:
-    """Return how many records all processes of a run have written so far."""
+    """Return how many records all processes of a run have logged so far."""
     numbers = run.segment_numbers()
-    return sum(written(run, writer, found[-1]) for writer, found in numbers.items())
+    return sum(
+        written(run, writer, found[-1])
+        for writer, found in numbers.items()
+        if not is_sampler(writer)
+    )
 
 
 def of_cursor(

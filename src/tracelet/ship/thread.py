@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Any, Callable, Mapping
 
+from tracelet import registry
 from tracelet.ship.credentials import maker
 from tracelet.ship.host import wait_until_delivered
 from tracelet.ship.orphans import Orphans
@@ -39,7 +40,7 @@ class ThreadHost:
 
     def add(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
         """Ship a run."""
-        self._take_up(run, credentials)
+        self._take_up(run, credentials, living=True)
         self._orphans.beside(run, credentials)
         self._wake.set()
 
@@ -74,11 +75,14 @@ class ThreadHost:
             self._wake.set()
             self._thread.join(timeout)
 
-    def _take_up(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
+    def _take_up(
+        self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]], *, living: bool = False
+    ) -> None:
         makers = {
             name: maker(run.info, name, credentials, os.environ) for name in run.info.backends
         }
-        self._rounds.add(Shipment(run, makers))
+        collectors = registry.collector_makers(run.info.collectors) if living else ()
+        self._rounds.add(Shipment(run, makers, collectors))
 
     def _work(self) -> None:
         while not self._stop.is_set():

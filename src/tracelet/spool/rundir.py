@@ -222,15 +222,16 @@ class RunDir:
                 found.setdefault(writer, set()).add(int(number))
         return {writer: sorted(found[writer]) for writer in sorted(found, key=writer_order)}
 
-    def new_writer(self, *, main: bool) -> str:
+    def new_writer(self, *, main: bool, sampler: bool = False) -> str:
         """
         Return a name for the segments of one process; no two processes ever have the same.
 
         Args:
             main: It is the owner's: these are ordered by the session's number.
+            sampler: It holds what whoever ships has measured.
         """
         if not main:
-            return f"c{os.getpid()}_{secrets.token_hex(4)}"
+            return f"{'s' if sampler else 'c'}{os.getpid()}_{secrets.token_hex(4)}"
         sessions = [
             writer[1:].partition("_")[0] for writer in self.segment_numbers() if is_main(writer)
         ]
@@ -249,8 +250,13 @@ def is_main(writer: str) -> bool:
     return writer.startswith("m")
 
 
+def is_sampler(writer: str) -> bool:
+    """Return True for the segments of what was measured: nobody logged it, and no count has it."""
+    return writer.startswith("s")
+
+
 def writer_order(writer: str) -> tuple[bool, str]:
-    """Sort key: owners in the order of their sessions, then children."""
+    """Sort key: owners in the order of their sessions, then children, then samplers."""
     return (not is_main(writer), writer)
 
 
@@ -416,6 +422,8 @@ def _info(path: Path) -> RunInfo:
             f"{path.parent} was written by a newer tracelet (format {version}); "
             "update tracelet to deliver it"
         )
+    if not isinstance(content.get("context", {}), dict):
+        content["context"] = {}  # it is told, not relied on
     known = {field.name for field in dataclasses.fields(RunInfo)}
     try:
         info = RunInfo(**{key: value for key, value in content.items() if key in known})

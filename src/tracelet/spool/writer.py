@@ -126,6 +126,7 @@ class SpoolWriter:
         snapshot: Artifacts are copied when they are recorded, if there is room.
         files: The system calls.
         segment_bytes: A segment is closed at this size.
+        name: The writer's name; a new one when not given.
 
     Raises:
         SpoolError: The owner cannot have a segment. (A child may have one later.)
@@ -173,6 +174,7 @@ class SpoolWriter:
         snapshot: bool = True,
         files: Optional[Files] = None,
         segment_bytes: int = SEGMENT_BYTES,
+        name: Optional[str] = None,
     ) -> None:
         self.run = run
         self._files = files or Files()
@@ -189,6 +191,8 @@ class SpoolWriter:
         self._clock_off_since: Optional[float] = None
         self._closed = False
         self._become(main=main)
+        if name is not None:
+            self.name = name
         if main:
             try:
                 self._open_segment()

@@ -229,6 +229,7 @@ class JsonlBackend(Backend):
             "name": run.name,
             "created": run.created,
             "tags": dict(run.tags),
+            "context": dict(run.context),
             "parent": self._options.parent,
             "host": run.host,
             "version": run.version,

@@ -9,9 +9,20 @@ import time as clock
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Collection, Iterable, Mapping, Optional, Sequence
 
+from tracelet._redaction import without_credentials
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits, ProgramRun
-from tracelet.backends.mlflow import credentials, look, opening, preflight, renamed, sessions, uri
+from tracelet.backends.mlflow import (
+    context,
+    credentials,
+    look,
+    opening,
+    preflight,
+    renamed,
+    sessions,
+    uri,
+)
 from tracelet.backends.mlflow.artifacts import artifacts_at
+from tracelet.backends.mlflow.context import ContextFile
 from tracelet.backends.mlflow.fluent import Attachment
 from tracelet.backends.mlflow.fluent.stack import held_run
 from tracelet.backends.mlflow.fluent.surroundings import RUN_ID, Surroundings
@@ -129,11 +140,19 @@ class MlflowBackend(Backend):
         examination = Examination(self._url, self.options, project, sources, deadline)
         return examination.findings(through_sdk=_own_authentication())
 
+    @classmethod
+    def measures(cls, environ: Mapping[str, str]) -> bool:
+        """Return True when MLflow was told to measure, or does so already."""
+        told = environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1")
+        fluent = sys.modules.get("mlflow.tracking.fluent")
+        return told or bool(getattr(fluent, "run_id_to_system_metrics_monitor", None))
+
     def look(self, run: RunInfo) -> str:
         """Return the server's address, or the command that shows a local store."""
+        shown = without_credentials(self._url)
         if uri.kind_of(self._url) is StoreKind.SERVER:
-            return self._url
-        return look.command(self._url, Path(run.cwd or "."))
+            return shown
+        return look.command(shown, Path(run.cwd or "."))
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -149,22 +168,25 @@ class MlflowBackend(Backend):
             self._run = None
         store, connection = self._store(run)
         workdir.mkdir(parents=True, exist_ok=True)
+        shown = context.as_known_there(self.options)
         fresh = not (workdir / "names.jsonl").exists()
         names = KeyNames(workdir / "names.jsonl", as_files=store.keys_are_files)
         try:
             if resume is None:
-                state = opening.created(store, run, self.options, workdir / "attempt")
+                state = opening.created(store, run, shown, workdir / "attempt")
             else:
                 state = opening.continued(store, resume, adopted=self.name in run.adopted)
             if fresh:
                 _adopt(names, state)
             artifacts = artifacts_at(state.artifact_uri, self._url, connection, self.options)
             session = sessions.session_of(run, state, resume, workdir, fresh=fresh)
-            opened = OpenRun(store, state, artifacts, names, workdir, session.label)
+            continued = run.resume.get(self.name) is not None
+            described = ContextFile(run, workdir, continued=continued)
+            opened = OpenRun(store, state, artifacts, names, workdir, session.label, described)
             opened.set_tags(session.tags)
             session.write_down()
             if resume is None:
-                opened.set_tags({**opening.context_tags(self.options, run), **run.tags})
+                opened.set_tags({**context.tags(run, shown), **run.tags})
             elif not resume.facts:
                 # The user's choice of a run. One that we opened before has these tags, and may
                 # have got other values for them since.
@@ -257,7 +279,7 @@ class MlflowBackend(Backend):
     def _remote(self, run: RunInfo, state: RunState) -> RemoteRun:
         page = look.page_of(state.experiment_id, state.id, self.options)
         served = uri.kind_of(self._url) is StoreKind.SERVER
-        url = f"{self._url}/{page}" if served else None
+        url = f"{without_credentials(self._url)}/{page}" if served else None
         return RemoteRun(
             id=state.id,
             name=state.name,

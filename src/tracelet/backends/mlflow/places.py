@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Optional
 
+from tracelet.backends.mlflow.context import PLACES as CONTEXT
 from tracelet.backends.mlflow.render import FOLDERS as RENDERED
 
 __all__ = ["moved"]
@@ -25,6 +26,7 @@ _TAKEN = (
     "tensorboard/tables",
     "tensorboard/text",
     "tensorboard/video",
+    *CONTEXT,
     "tracelet/params",
     "tracelet/tags",
 )

@@ -19,6 +19,7 @@ from tracelet.backends.mlflow import media, places, values
 from tracelet.backends.mlflow.answers import ChangedParamError, DuplicateError
 from tracelet.backends.mlflow.archive import Archive
 from tracelet.backends.mlflow.artifacts import Artifacts
+from tracelet.backends.mlflow.context import ContextFile
 from tracelet.backends.mlflow.embeddings import Embeddings
 from tracelet.backends.mlflow.histograms import Histograms
 from tracelet.backends.mlflow.layouts import Layouts
@@ -68,6 +69,7 @@ class OpenRun:
         names: Its keys.
         workdir: What is kept over a restart.
         label: Is in the names of files that grow, where somebody else's may be; see ``sessions``.
+        context: The file that says where the run comes from.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class OpenRun:
         names: KeyNames,
         workdir: Path,
         label: str = "",
+        context: Optional[ContextFile] = None,
     ) -> None:
         self.id = state.id
         self._store = store
         self._artifacts = artifacts
+        self._context = context
         self._names = names
         self._appends: Optional[bool] = None
         self._experiment_id = state.experiment_id
@@ -303,6 +307,8 @@ class OpenRun:
         if self._histograms.upload(self._artifacts, last=last):
             self._show_images()
         self._publish_names()
+        if self._context is not None:
+            self._context.upload(self._artifacts, last=last)
 
     def _show_images(self) -> None:
         if not self._images_shown:
