@@ -119,6 +119,7 @@ def now_and_then(writer: SummaryWriter, course: Course, epoch: int) -> None:
     writer.add_image("decision/plane", picture(course), epoch)
     writer.add_images("units/all", units(course), epoch)
     writer.add_figure("decision/points", figure(course, epoch), epoch)
+    writer.add_image_with_boxes(*scene(epoch), epoch, labels=["square", "disc"])
     writer.add_pr_curve("val/outer", course.truth, sure, epoch)
     surface(writer, course, epoch)
     histogram_of_our_own(writer, sure, epoch)
@@ -204,7 +205,8 @@ def surface(writer: SummaryWriter, course: Course, epoch: int) -> None:
     side = 24
     places = plane(side)
     height = course.outer(places)
-    vertices = torch.cat([places, height[:, None]], 1)
+    # Up is the second axis, as in TensorBoard.
+    vertices = torch.stack([places[:, 0], height, -places[:, 1]], 1)
     corner = torch.arange(side * side).reshape(side, side)
     a, b, c, d = corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:]
     faces = torch.cat([torch.stack(part, -1).reshape(-1, 3) for part in ((a, c, b), (b, c, d))])
@@ -213,8 +215,9 @@ def surface(writer: SummaryWriter, course: Course, epoch: int) -> None:
 
 
 def at_the_end(writer: SummaryWriter, course: Course, frames: list[Tensor]) -> None:
-    film(writer, torch.stack(frames)[None])
-    writer.add_image_with_boxes(*scene(), EPOCHS, labels=["square", "disc"])
+    # Two of them: the page of MLflow 3.1 breaks over a single image whose step is not 0.
+    for part in (len(frames) // 2, len(frames)):
+        film(writer, torch.stack(frames[:part])[None], part * EPOCHS // len(frames))
     writer.add_graph(course.network, course.seen)
     with torch.no_grad():
         inner = course.inside(course.seen)
@@ -235,15 +238,15 @@ def at_the_end(writer: SummaryWriter, course: Course, frames: list[Tensor]) -> N
     writer.add_tensor("confusion", confusion, EPOCHS)
 
 
-def film(writer: SummaryWriter, frames: Tensor) -> None:
+def film(writer: SummaryWriter, frames: Tensor, step: int) -> None:
     """PyTorch's `add_video` needs moviepy 1; with moviepy 2 its sister's does the same."""
     if find_spec("moviepy.editor"):
-        writer.add_video("decision/film", frames, EPOCHS, fps=12)
+        writer.add_video("decision/film", frames, step, fps=12)
     else:
         from tensorboardX import SummaryWriter as Sister
 
         with Sister(writer.log_dir) as sister:
-            sister.add_video("decision/film", frames.numpy(), EPOCHS, fps=12)
+            sister.add_video("decision/film", frames.numpy(), step, fps=12)
 
 
 def sound(writer: SummaryWriter, losses: list[float]) -> None:
@@ -252,17 +255,19 @@ def sound(writer: SummaryWriter, losses: list[float]) -> None:
     curve = torch.tensor(losses)[None, None]
     smooth = nn.functional.interpolate(curve, rate * seconds, mode="linear")[0, 0]
     phase = torch.cumsum(2 * math.pi * (110 + 700 * smooth) / rate, 0)
-    fade = torch.linspace(0, math.pi, rate * seconds).sin().clamp(max=0.5)
+    fade = torch.linspace(0, math.pi, rate * seconds).sin() * (0.4 + 0.6 * smooth / smooth.max())
     writer.add_audio("loss_to_listen_to", (phase.sin() * fade)[None], EPOCHS, rate)
 
 
-def scene() -> tuple[str, Tensor, Tensor]:
-    """Return a tag, a picture with a square and a disc, and the boxes around them."""
+def scene(epoch: int) -> tuple[str, Tensor, Tensor]:
+    """Return a tag, a picture with a square and a disc, and boxes that close in on them."""
     drawn = torch.full((3, 120, 160), 0.93)
     drawn[:, 30:80, 20:70] = torch.tensor([0.13, 0.40, 0.67])[:, None, None]
     y, x = torch.meshgrid(torch.arange(120), torch.arange(160), indexing="ij")
     drawn[:, (y - 70) ** 2 + (x - 115) ** 2 < 28**2] = torch.tensor([0.90, 0.42, 0.10])[:, None]
-    return "found_objects", drawn, torch.tensor([[16.0, 26, 74, 84], [84, 39, 146, 101]])
+    around = torch.tensor([[16.0, 26, 74, 84], [84, 39, 146, 101]])
+    loose = torch.tensor([[-12.0, -18, 20, 28], [-24, -26, 10, 14]]) * (1 - epoch / EPOCHS)
+    return "found_objects", drawn, around + loose
 
 
 def thumbnails(course: Course) -> Tensor:

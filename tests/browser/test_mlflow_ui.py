@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["browser", "mlflow_server"]
 
-pytestmark = pytest.mark.timeout(180)
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "every_kind.py"
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -157,11 +155,11 @@ def test_every_curve_is_drawn_whole_in_its_section(pages: RunPages, every_kind: 
 
 
 IMAGES = {
-    "decision/film": [60],
+    "decision/film": [30, 60],
     "decision/plane": [0, 10, 20, 30, 40, 50, 59],
     "decision/points": [0, 10, 20, 30, 40, 50, 59],
     "units/all": [0, 10, 20, 30, 40, 50, 59],
-    "found_objects": [60],
+    "found_objects": [0, 10, 20, 30, 40, 50, 59],
     "histograms/sure_of_outer": [0],
     "histograms/weights/first.weight": [0],
     "histograms/gradients/last.weight": [0],
@@ -305,9 +303,11 @@ def test_the_labels_of_an_embedding_are_a_table(pages: RunPages, every_kind: Eve
 
 
 def test_a_film_moves_in_the_artifact_tab(pages: RunPages, every_kind: EveryKind) -> None:
-    (film,) = every_kind.client.list_artifacts(
+    films = every_kind.client.list_artifacts(
         every_kind.run.info.run_id, "tensorboard/video/decision/film"
     )
+    assert len(films) == 2
+    film = films[-1]
     page = pages.open(f"artifacts/{film.path}")
     picture = page.get_by_alt_text(film.path)
     _until_loaded(picture)
