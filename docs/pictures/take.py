@@ -20,9 +20,9 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-import mlflow
 from PIL import Image
-from services.browser import RunPages, browsing, window
+
+from services.browser import RunPages, browsing, finished_run, window
 from services.mlflow_server import serving
 
 if TYPE_CHECKING:
@@ -185,6 +185,11 @@ def _(pages: RunPages) -> Parts:
     return artifact(pages, "tensorboard/tensors/confusion", last="json")
 
 
+@shot("custom-scalars")
+def _(pages: RunPages) -> Parts:
+    return artifact(pages, "tensorboard/custom_scalars.json")
+
+
 # -- the first tab, and the list ----------------------------------------------------------------
 
 
@@ -239,6 +244,7 @@ SIZES = {
     "mesh": (1100, 760),
     "graph": (1100, 760),
     "tensor": (1100, 560),
+    "custom-scalars": (1100, 640),
     "run": (1100, 760),
     "demo-run": (1100, 760),
     "demo-metrics": (1100, 900),
@@ -299,10 +305,8 @@ def log(program: str, server: str, folder: Path) -> None:
 
 
 def run_url(server: str, project: str) -> str:
-    client = mlflow.MlflowClient(server)
-    experiment = client.get_experiment_by_name(project)
-    (run,) = client.search_runs([experiment.experiment_id])
-    return f"{server}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
+    run = finished_run(server, project)
+    return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
 def main(wanted: Optional[Sequence[str]] = None) -> None:

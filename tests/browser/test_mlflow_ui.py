@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import mlflow
 import pytest
 
-from services.browser import RunPages, browser, window
+from services.browser import RunPages, browser, finished_run, window
 from services.mlflow_server import Server, mlflow_server
 
 if TYPE_CHECKING:
@@ -72,12 +72,9 @@ def every_kind(
         timeout=150,
     )
     assert done.returncode == 0, done.stderr
-    client = mlflow.MlflowClient(mlflow_server.url)
-    experiment = client.get_experiment_by_name("tracelet_every_kind")
-    (found,) = client.search_runs([experiment.experiment_id])
-    url = f"{mlflow_server.url}/#/experiments/{experiment.experiment_id}/runs/{found.info.run_id}"
-    assert f"{url}?workflowType=machine_learning" in done.stderr  # what a user clicks on
-    return EveryKind(url, found, client)
+    run = finished_run(mlflow_server.url, "tracelet_every_kind")
+    url = f"{mlflow_server.url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    return EveryKind(url, run, mlflow.MlflowClient(mlflow_server.url))
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +157,9 @@ IMAGES = {
     "decision/points": [0, 10, 20, 30, 40, 50, 59],
     "units/all": [0, 10, 20, 30, 40, 50, 59],
     "found_objects": [0, 10, 20, 30, 40, 50, 59],
+    "val/outer": [0, 10, 20, 30, 40, 50, 59],
+    "val/inner": [0, 10, 20, 30, 40, 50, 59],
+    "landscape": [0, 10, 20, 30, 40, 50, 59],
     "histograms/sure_of_outer": [0],
     "histograms/weights/first.weight": [0],
     "histograms/gradients/last.weight": [0],
@@ -262,6 +262,43 @@ def test_the_slider_of_the_histograms_changes_the_drawing(
     assert "values 4,096" in facts
     page.locator("#ridges").click(position={"x": 200, "y": 305})
     assert label.inner_text() == "step 59"
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("tensorboard/meshes/landscape", ("landscape", "576 vertices", "step 0")),
+        ("tensorboard/embeddings/00060/hidden_units", ("200 points", "inner", "outer")),
+        ("tensorboard/graphs/graph", ("Linear[first]", "Tanh[first_squash]", "aten::linear")),
+    ],
+    ids=("mesh", "embedding", "graph"),
+)
+def test_a_page_of_ours_runs_in_the_frame_that_mlflow_gives_it(
+    pages: RunPages, every_kind: EveryKind, folder: str, words: tuple[str, ...]
+) -> None:
+    files = every_kind.client.list_artifacts(every_kind.run.info.run_id, folder)
+    html = next(file.path for file in files if file.path.endswith(".html"))
+    pages.open(f"artifacts/{html}")
+    frame = pages.html()
+    for word in words:
+        frame.get_by_text(word).first.wait_for(state="attached")
+    for drawing in frame.locator("canvas").all():
+        assert drawing.evaluate(INK) > 500
+    assert frame.locator("canvas").count() == (0 if "graphs" in folder else 1)
+
+
+def test_numbers_are_shown_as_they_are(pages: RunPages, every_kind: EveryKind) -> None:
+    (tensor,) = (
+        file.path
+        for file in every_kind.client.list_artifacts(
+            every_kind.run.info.run_id, "tensorboard/tensors/confusion"
+        )
+        if file.path.endswith(".json")
+    )
+    page = pages.open(f"artifacts/{tensor}")
+    page.get_by_text('"shape"').wait_for()
+    page = pages.open("artifacts/tensorboard/custom_scalars.json")
+    page.get_by_text('"accuracy/train"').first.wait_for()
 
 
 def test_a_text_is_rendered_as_markdown(pages: RunPages) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Optional
 
 import pytest
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from playwright.sync_api import (
         Browser,
         BrowserContext,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
         Page,
     )
 
-__all__ = ["MISSING", "RunPages", "browser", "browsing", "chromium", "window"]
+__all__ = ["MISSING", "RunPages", "browser", "browsing", "chromium", "finished_run", "window"]
 
 #: What to do where there is none.
 MISSING = (
@@ -109,6 +111,27 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
+def finished_run(server: str, experiment: str, wait_s: float = 120.0) -> Run:
+    """
+    Return the only run of an experiment, when all of it is there.
+
+    A program that has ended is not delivered yet where the machine is busy; the end of the run is
+    written last.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(server)
+    deadline = time.monotonic() + wait_s
+    while True:
+        found = client.get_experiment_by_name(experiment)
+        (run,) = client.search_runs([found.experiment_id])
+        if run.info.status == "FINISHED":
+            return run
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the run is {run.info.status}")
+        time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def window(
     browser: Browser, size: tuple[int, int] = (1280, 2600), scale: float = 1.0
@@ -190,8 +213,8 @@ class RunPages:
         for number in range(heads.count()):
             if found.count():
                 break
-            heads.nth(number).scroll_into_view_if_needed()
-            page.wait_for_timeout(100)
+            heads.nth(number).evaluate("head => head.scrollIntoView({ block: 'start' })")
+            page.wait_for_timeout(200)
         found.scroll_into_view_if_needed()
         return found
 
