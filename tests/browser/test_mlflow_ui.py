@@ -204,7 +204,7 @@ def test_the_slider_of_a_card_leafs_through_the_steps(pages: RunPages) -> None:
 
 def _until_loaded(picture: Any) -> None:
     picture.first.wait_for()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not picture.first.evaluate("i => i.complete && i.naturalWidth > 0"):
         assert time.monotonic() < deadline, picture.first.get_attribute("src")
         time.sleep(0.05)
@@ -321,7 +321,7 @@ def test_a_sound_has_a_player(pages: RunPages, every_kind: EveryKind) -> None:
     page = pages.open(f"artifacts/{sound.path}")
     player = page.locator("audio")  # in the player's shadow tree, which is open
     player.wait_for(state="attached")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not player.evaluate("sound => sound.readyState >= 1"):
         assert time.monotonic() < deadline
         time.sleep(0.05)

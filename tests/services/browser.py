@@ -153,7 +153,7 @@ def window(
         color_scheme="light",
         reduced_motion="reduce",
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(40_000)
     context.add_init_script(_NO_ASSISTANT)
     try:
         yield context
