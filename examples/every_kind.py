@@ -215,9 +215,9 @@ def surface(writer: SummaryWriter, course: Course, epoch: int) -> None:
 
 
 def at_the_end(writer: SummaryWriter, course: Course, frames: list[Tensor]) -> None:
-    # Two of them: the page of MLflow 3.1 breaks over a single image whose step is not 0.
-    for part in (len(frames) // 2, len(frames)):
-        film(writer, torch.stack(frames[:part])[None], part * EPOCHS // len(frames))
+    half = len(frames) // 2
+    film(writer, torch.stack(frames[:half])[None], 0)
+    film(writer, torch.stack(frames[half:])[None], EPOCHS // 2)
     writer.add_graph(course.network, course.seen)
     with torch.no_grad():
         inner = course.inside(course.seen)
@@ -239,7 +239,11 @@ def at_the_end(writer: SummaryWriter, course: Course, frames: list[Tensor]) -> N
 
 
 def film(writer: SummaryWriter, frames: Tensor, step: int) -> None:
-    """PyTorch's `add_video` needs moviepy 1; with moviepy 2 its sister's does the same."""
+    """
+    The step is the epoch in which the film begins.
+
+    PyTorch's `add_video` needs moviepy 1; with moviepy 2 its sister's does the same.
+    """
     if find_spec("moviepy.editor"):
         writer.add_video("decision/film", frames, step, fps=12)
     else:

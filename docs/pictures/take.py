@@ -26,7 +26,7 @@ from services.browser import RunPages, browsing, finished_run, window
 from services.mlflow_server import serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator
+    from playwright.sync_api import BrowserContext, Locator
 
 #: No picture is larger, in bytes.
 MOST = 60_000
@@ -255,27 +255,22 @@ SIZE = (1100, 1500)
 MARGIN = 6
 
 
-def take(browser: Browser, url: str, name: str, what: Shot) -> None:
-    with window(browser, SIZES.get(name, SIZE)) as opened:
-        pages = RunPages(opened, url)
-        found = what(pages)
-        # The button of MLflow's assistant floats above whatever is below.
-        pages.page.add_style_tag(content="[data-assistant-ui] { display: none !important }")
-        parts = [found] if not isinstance(found, (list, tuple)) else found
-        boxes = [box for box in (part.bounding_box() for part in parts) if box is not None]
-        left = max(0, min(box["x"] for box in boxes) - MARGIN)
-        top = max(0, min(box["y"] for box in boxes) - MARGIN)
-        right = max(box["x"] + box["width"] for box in boxes) + MARGIN
-        bottom = max(box["y"] + box["height"] for box in boxes) + MARGIN
-        width, height = SIZES.get(name, SIZE)
-        clip = {
-            "x": left,
-            "y": top,
-            "width": min(right, width) - left,
-            "height": min(bottom, height) - top,
-        }
-        taken = pages.page.screenshot(clip=clip, animations="disabled", caret="hide")
-    keep(name, taken)
+def take(opened: BrowserContext, url: str, name: str, what: Shot) -> None:
+    width, height = SIZES.get(name, SIZE)
+    pages = RunPages(opened, url)
+    pages.page.set_viewport_size({"width": width, "height": height})
+    found = what(pages)
+    # The button of MLflow's assistant floats above whatever is below.
+    pages.page.add_style_tag(content="[data-assistant-ui] { display: none !important }")
+    parts = found if isinstance(found, (list, tuple)) else [found]
+    boxes = [box for box in (part.bounding_box() for part in parts) if box is not None]
+    left = max(0, min(box["x"] for box in boxes) - MARGIN)
+    top = max(0, min(box["y"] for box in boxes) - MARGIN)
+    right = min(width, max(box["x"] + box["width"] for box in boxes) + MARGIN)
+    bottom = min(height, max(box["y"] + box["height"] for box in boxes) + MARGIN)
+    clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    keep(name, pages.page.screenshot(clip=clip, animations="disabled", caret="hide"))
+    pages.close()
 
 
 def keep(name: str, taken: bytes) -> None:
@@ -288,7 +283,7 @@ def keep(name: str, taken: bytes) -> None:
         if small.tell() <= MOST:
             break
     (HERE / f"{name}.png").write_bytes(small.getvalue())
-    print(f"{name}.png  {plain.width} × {plain.height}, {small.tell():,} bytes")
+    print(f"{name}.png  {plain.width} × {plain.height}, {small.tell():,} bytes", flush=True)
 
 
 def log(program: str, server: str, folder: Path) -> None:
@@ -321,9 +316,9 @@ def main(wanted: Optional[Sequence[str]] = None) -> None:
                 continue
             log(program, server.url, folder)
             url = run_url(server.url, project)
-            with browsing(folder / "home") as browser:
+            with browsing(folder / "home") as browser, window(browser) as opened:
                 for key, what in chosen.items():
-                    take(browser, url, key, what)
+                    take(opened, url, key, what)
 
 
 if __name__ == "__main__":
