@@ -95,7 +95,9 @@ def _(pages: RunPages) -> Parts:
 
 @shot("boxes")
 def _(pages: RunPages) -> Parts:
-    return cards(pages, "found_objects")
+    found = cards(pages, "found_objects")
+    at_step(pages, found[0], 6)
+    return found
 
 
 @shot("figure")
