@@ -228,9 +228,8 @@ def _(pages: RunPages) -> Parts:
 
 @shot("demo-runs", DEMO)
 def _(pages: RunPages) -> Parts:
-    pages.open("../../runs")
-    pages.page.get_by_text("mlp", exact=True).first.wait_for()
-    pages.page.wait_for_timeout(1000)
+    pages.open_list().get_by_text("mlp", exact=True).first.wait_for()
+    pages.page.wait_for_timeout(1500)
     return pages.page.locator("body")
 
 
@@ -238,7 +237,7 @@ def _(pages: RunPages) -> Parts:
 
 #: Windows that are not of the common size: what is to be seen decides.
 SIZES = {
-    "audio": (1100, 640),
+    "audio": (1100, 800),
     "labels": (1100, 640),
     "embedding": (1100, 760),
     "histograms": (1100, 910),
@@ -249,7 +248,7 @@ SIZES = {
     "custom-scalars": (1100, 640),
     "run": (1100, 760),
     "demo-run": (1100, 760),
-    "demo-metrics": (1100, 900),
+    "demo-metrics": (1100, 1330),
     "demo-runs": (1100, 420),
 }
 SIZE = (1100, 1500)

@@ -127,6 +127,13 @@ def test_the_first_page_says_what_happened_and_shows_every_last_value(
             assert page.get_by_text(value).first.is_visible()
 
 
+def test_the_list_of_runs_has_it(pages: RunPages, every_kind: EveryKind) -> None:
+    page = pages.open_list()
+    page.get_by_role("link", name="every kind").first.wait_for()
+    for value in ("every_kind.py", "ada"):
+        page.get_by_text(value, exact=True).first.wait_for()
+
+
 #: Key of a chart → the section that its card stands in.
 CHARTS = {
     "train/loss": "train",

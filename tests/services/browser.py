@@ -196,6 +196,13 @@ class RunPages:
         self.page.goto(f"{self._run_url}/{path}".rstrip("/") + "?workflowType=machine_learning")
         return self.page
 
+    def open_list(self) -> Page:
+        """Open the list of all runs of the same experiment."""
+        self.page.goto("about:blank")
+        experiment = self._run_url.rpartition("/runs/")[0]
+        self.page.goto(f"{experiment}/runs?workflowType=machine_learning")
+        return self.page
+
     def sections(self) -> dict[str, int]:
         """Return the sections of the tab of metrics, with the number of their cards."""
         heads = self.page.get_by_test_id("experiment-view-compare-runs-section-header")
