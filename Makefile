@@ -27,7 +27,13 @@ demo: $(VENV)/demo.stamp  ## a real training into a local MLflow, then what arri
 
 .PHONY: test
 test: $(VENV)/test.stamp  ## everything that can be proved on this machine
+	@bash .ci/browser
 	$(LOCAL) $(BIN)/python -m pytest --no-skips $(PYTEST_ARGS)
+
+.PHONY: pictures
+pictures: $(VENV)/test.stamp  ## take the pictures of the docs anew, in a real browser
+	@bash .ci/browser
+	$(LOCAL) $(BIN)/python docs/pictures/take.py
 
 .PHONY: soak
 soak: $(VENV)/test.stamp  ## SIGKILL at any moment, KILLS=100 times for each case

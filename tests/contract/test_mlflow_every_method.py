@@ -8,6 +8,7 @@ is meant for: Pillow, NumPy, TensorBoard's own readers.
 from __future__ import annotations
 
 import io
+import gzip
 import json
 import re
 import sys
@@ -98,15 +99,18 @@ def scalars(run: Found) -> None:
     assert run.metrics["many/z"] == [(2, 0.2)]
 
 
+BUCKETS = "tensorboard/data/histograms-0001.jsonl.gz"
+
+
 def histogram(run: Found) -> None:
     assert b'"a hist"' in run.files["tensorboard/histograms.html"]
-    lines = run.files["tensorboard/histograms/buckets-0001.jsonl"].splitlines()
+    lines = gzip.decompress(run.files[BUCKETS]).splitlines()
     assert {"a hist", "raw hist"} <= {json.loads(line)["key"] for line in lines}
     assert run.picture("histograms/a hist", 0).size == (512, 256)
 
 
 def raw_histogram(run: Found) -> None:
-    lines = run.files["tensorboard/histograms/buckets-0001.jsonl"].splitlines()
+    lines = gzip.decompress(run.files[BUCKETS]).splitlines()
     [bucket] = [one for one in map(json.loads, lines) if one["key"] == "raw hist"]
     assert bucket["counts"] == [1, 2, 3]
 

@@ -239,7 +239,7 @@ def dark(picture: bytes, x: float) -> list[bool]:
     """Return for a column of a heat map, from the top, where it is dark."""
     with Pillow.open(io.BytesIO(picture)) as found:
         shown = found.convert("L")
-    left, right, top, bottom = 86, shown.width - 18, 16, shown.height - 34
+    left, right, top, bottom = 98, shown.width - 16, 8, 162
     column = left + round(x * (right - left))
     return [shown.getpixel((column, y)) < 100 for y in range(top, bottom)]
 
@@ -253,6 +253,20 @@ def test_a_heat_map_shows_where_the_values_are() -> None:
         found = dark(picture, x)
         middle = 1 - sum(i for i, on in enumerate(found) if on) / sum(found) / len(found)
         assert abs(middle - x) < 0.05
+
+
+def test_a_heat_map_is_a_square_with_the_map_where_mlflows_card_shows_it() -> None:
+    counts = [1] + [0] * 9 + [100] * 10
+    with Pillow.open(io.BytesIO(heat_map([row_of(histogram("w", 0, counts))] * 2))) as found:
+        assert found.width == found.height
+        upper = found.convert("RGB").crop((0, 0, found.width, found.height * 2 // 5))
+        lower = found.convert("RGB").crop((0, found.height // 2, found.width, found.height))
+        orange = (230, 85, 13)
+        assert orange not in {colour for _, colour in upper.getcolors(9999)}
+        # Below are the last step's bars, and only the upper half of its values has any.
+        drawn = [x for x in range(lower.width) if lower.getpixel((x, 150)) == orange]
+    assert drawn
+    assert 98 + 180 < min(drawn) < max(drawn) < 468
 
 
 @pytest.mark.parametrize(
