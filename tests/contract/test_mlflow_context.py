@@ -161,6 +161,7 @@ def test_nothing_is_collected_where_nothing_is_wanted(project: Path, database: s
     assert artifacts(database, ours.info.run_id) == {}
 
 
+@pytest.mark.slow
 def test_the_machine_is_measured_as_mlflow_does(project: Path, database: str) -> None:
     pytest.importorskip("psutil")
     theirs, ours = both(project, database, wait_s=2.5)
