@@ -27,7 +27,8 @@ demo: $(VENV)/demo.stamp  ## a real training into a local MLflow, then what arri
 
 .PHONY: test
 test: $(VENV)/test.stamp  ## everything that can be proved on this machine
-	$(LOCAL) $(BIN)/python -m pytest --no-skips $(PYTEST_ARGS)
+	@.ci/postgresql >/dev/null
+	$(LOCAL) $(BIN)/python -m pytest --no-skips -m "not stores" $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/test.stamp  ## SIGKILL at any moment, KILLS=100 times for each case
@@ -68,7 +69,7 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --group test
+	$(PIP) --group test --group stack
 	@touch $@
 
 # The types of what we ship for tests need what tests need.

@@ -12,6 +12,7 @@ MODULES = (
     "no_event_file",
     "heavy_calls",
     "throughput",
+    "throughput_postgres",
     "training_step",
     "start",
     "memory",

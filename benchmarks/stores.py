@@ -43,12 +43,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(store: str) -> Iterator[str]:
-    """Run ``mlflow server`` with one worker in front of ``store``; yields its address."""
+def server(store: str, workers: int = 1) -> Iterator[str]:
+    """Run ``mlflow server`` with some workers in front of ``store``; yields its address."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--artifacts-destination", str(Path.cwd() / "artifacts")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     process = subprocess.Popen(
         command,
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},

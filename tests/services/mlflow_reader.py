@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import logging
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import mlflow
 from mlflow.tracking._tracking_service import utils
@@ -117,9 +118,18 @@ def _files(client: mlflow.MlflowClient, run: Any, url: str) -> dict[str, bytes]:
                 folders.append(item.path)
                 continue
             query = urlencode({"run_id": run.info.run_id, "path": item.path})
-            with urlopen(f"{url}/get-artifact?{query}") as answer:
+            with urlopen(Request(f"{url}/get-artifact?{query}", headers=_authorization())) as answer:
                 found[item.path] = answer.read()
     return dict(sorted(found.items()))
+
+
+def _authorization() -> dict[str, str]:
+    """What MLflow's client sends when these variables are set."""
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if name is None:
+        return {}
+    pair = f"{name}:{os.environ['MLFLOW_TRACKING_PASSWORD']}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _items(files: Mapping[str, bytes], renamed: Mapping[str, Mapping[str, str]]) -> Iterator[Item]:
