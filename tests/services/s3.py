@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Any, Iterator, Mapping
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -23,11 +23,42 @@ class S3:
     """An endpoint with one bucket."""
 
     url: str
+    bucket: str = BUCKET
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What whoever reads and writes there needs."""
         return s3_environment(self.url)
+
+
+    def read(self, key: str) -> bytes:
+        """Return an object of the bucket, fetched as its owner."""
+        with self._client() as client:
+            found: bytes = client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            return found
+
+    def keys(self) -> list[str]:
+        """Return what is in the bucket, the first thousand."""
+        with self._client() as client:
+            found = client.list_objects_v2(Bucket=self.bucket)
+            return [item["Key"] for item in found.get("Contents", [])]
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        import boto3
+
+        names = self.environment
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=names["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=names["AWS_SECRET_ACCESS_KEY"],
+            region_name=names["AWS_DEFAULT_REGION"],
+        )
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def s3_environment(url: str) -> dict[str, str]:
