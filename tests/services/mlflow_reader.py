@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import mlflow
@@ -101,9 +101,9 @@ def _originals(tags: Mapping[str, str], kind: str) -> Mapping[str, str]:
 
 
 def _files(client: mlflow.MlflowClient, run: Any, url: str) -> dict[str, bytes]:
-    """Read a folder as it is, and a server's artifacts as its page does."""
+    """Read a folder as it is, and everything else as the server's page does."""
     address = run.info.artifact_uri
-    if not address.startswith("mlflow-artifacts:"):
+    if urlsplit(address).scheme in ("", "file"):
         root = local_file_uri_to_path(address)
         return {
             path.relative_to(root).as_posix(): path.read_bytes()
