@@ -30,6 +30,11 @@ test: $(VENV)/test.stamp  ## everything that can be proved on this machine
 	@.ci/postgresql >/dev/null
 	$(LOCAL) $(BIN)/python -m pytest --no-skips -m "not stores" $(PYTEST_ARGS)
 
+.PHONY: stores
+stores: $(VENV)/test.stamp  ## the whole contract on further kinds of MLflow server
+	@.ci/postgresql >/dev/null
+	$(LOCAL) $(BIN)/python -m pytest --no-skips -m stores tests/contract $(PYTEST_ARGS)
+
 .PHONY: soak
 soak: $(VENV)/test.stamp  ## SIGKILL at any moment, KILLS=100 times for each case
 	$(LOCAL) TRACELET_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/pipeline/test_kill.py tests/pipeline/test_kill_mlflow.py

@@ -55,9 +55,7 @@ class TestServerWithPostgresAndDirectS3(_OnStack):
 
 
 @pytest.fixture(scope="module")
-def guarded_server(
-    storage: Storage, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def guarded_server(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that wants a password; it remembers for a minute that one was right."""
     folder = tmp_path_factory.mktemp("guarded")
     settings = folder / "auth.ini"

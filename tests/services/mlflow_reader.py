@@ -118,7 +118,9 @@ def _files(client: mlflow.MlflowClient, run: Any, url: str) -> dict[str, bytes]:
                 folders.append(item.path)
                 continue
             query = urlencode({"run_id": run.info.run_id, "path": item.path})
-            with urlopen(Request(f"{url}/get-artifact?{query}", headers=_authorization())) as answer:
+            with urlopen(
+                Request(f"{url}/get-artifact?{query}", headers=_authorization())
+            ) as answer:
                 found[item.path] = answer.read()
     return dict(sorted(found.items()))
 

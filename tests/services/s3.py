@@ -30,7 +30,6 @@ class S3:
         """What whoever reads and writes there needs."""
         return s3_environment(self.url)
 
-
     def read(self, key: str) -> bytes:
         """Return an object of the bucket, fetched as its owner."""
         with self._client() as client:

@@ -83,9 +83,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_stack(
-    storage: Storage, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
+def mlflow_stack(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One server on both."""
     with in_front_of(storage, tmp_path_factory.mktemp("stack")) as stack:
         yield stack
