@@ -30,7 +30,7 @@ _MOST_PATIENCE_S = 60.0
 #: After so many requests a connection is made anew. A server's worker that is quicker to answer
 #: when several connections are opened at once gets them all, and keeps them while the others idle;
 #: one at a time they go to whoever has nothing to do.
-_REQUESTS_PER_CONNECTION = 20
+_REQUESTS_PER_CONNECTION = 5
 
 
 class Limits:
