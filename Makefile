@@ -28,7 +28,13 @@ demo: $(VENV)/demo.stamp  ## a real training into a local MLflow, then what arri
 .PHONY: test
 test: $(VENV)/test.stamp  ## everything that can be proved on this machine
 	@bash .ci/browser
-	$(LOCAL) $(BIN)/python -m pytest --no-skips $(PYTEST_ARGS)
+	@bash .ci/postgresql >/dev/null
+	$(LOCAL) $(BIN)/python -m pytest --no-skips -m "not stores" $(PYTEST_ARGS)
+
+.PHONY: stores
+stores: $(VENV)/test.stamp  ## the whole contract on further kinds of MLflow server
+	@bash .ci/postgresql >/dev/null
+	$(LOCAL) $(BIN)/python -m pytest --no-skips -m stores tests/contract $(PYTEST_ARGS)
 
 .PHONY: pictures
 pictures: $(VENV)/test.stamp  ## take the pictures of the docs anew, in a real browser
@@ -74,7 +80,7 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --group test
+	$(PIP) --group test --group stack
 	@touch $@
 
 # The types of what we ship for tests need what tests need.

@@ -13,6 +13,7 @@ MODULES = (
     "heavy_calls",
     "heavy_delivery",
     "throughput",
+    "throughput_postgres",
     "training_step",
     "start",
     "doctor",

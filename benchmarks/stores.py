@@ -43,19 +43,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(store: str, *more: str, **variables: str) -> Iterator[str]:
+def server(store: str, *more: str, workers: int = 1, **variables: str) -> Iterator[str]:
     """
-    Run ``mlflow server`` with one worker in front of ``store``; yields its address.
+    Run ``mlflow server`` in front of ``store``; yields its address.
 
     Args:
         store: The backend store's URI.
         more: Further arguments.
+        workers: How many processes answer.
         variables: Further variables of its environment.
     """
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--artifacts-destination", str(Path.cwd() / "artifacts")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *more]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers), *more]
     process = subprocess.Popen(
         command,
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **variables},

@@ -7,8 +7,8 @@ is meant for: Pillow, NumPy, TensorBoard's own readers.
 
 from __future__ import annotations
 
-import io
 import gzip
+import io
 import json
 import re
 import sys

@@ -582,8 +582,10 @@ def test_a_folder_of_another_machine_is_refused(tmp_path: Path) -> None:
     from tracelet.backends.mlflow.options import MlflowOptions
 
     address, options = "/mlflow/artifacts/1/abc/artifacts", MlflowOptions()
+    # Opening is no trouble: points need no folder.
+    refused = artifacts_at(address, "http://mlflow-server:5000", None, options)
     with pytest.raises(ConfigError, match="--artifacts-destination"):
-        artifacts_at(address, "http://mlflow-server:5000", None, options)
+        refused.put("x", b"1")
     shared = tmp_path / "1" / "abc" / "artifacts"
     artifacts_at(str(shared), "http://mlflow-server:5000", None, options).put("x", b"1")
     assert (shared / "x").read_bytes() == b"1"

@@ -145,10 +145,11 @@ class Depot:
     def calls(self, kind: Optional[str] = None) -> list[dict[str, Any]]:
         """Return the calls that came, in order."""
         try:
-            lines = (self.folder / "calls.jsonl").read_text().splitlines()
+            text = (self.folder / "calls.jsonl").read_text()
         except FileNotFoundError:
             return []
-        calls = [json.loads(line) for line in lines]
+        # What stands behind the last line's end is being written.
+        calls = [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
         return [call for call in calls if kind in (None, call["call"])]
 
     def stored(self) -> dict[str, list[dict[str, Any]]]:

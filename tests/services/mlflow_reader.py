@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import io
@@ -12,8 +13,8 @@ import re
 import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
-from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.parse import urlencode, urlsplit
+from urllib.request import Request, urlopen
 
 import mlflow
 from mlflow.tracking._tracking_service import utils
@@ -104,9 +105,9 @@ def _originals(tags: Mapping[str, str], kind: str) -> Mapping[str, str]:
 
 
 def _files(client: mlflow.MlflowClient, run: Any, url: str) -> dict[str, bytes]:
-    """Read a folder as it is, and a server's artifacts as its page does."""
+    """Read a folder as it is, and everything else as the server's page does."""
     address = run.info.artifact_uri
-    if not address.startswith("mlflow-artifacts:"):
+    if urlsplit(address).scheme in ("", "file"):
         root = local_file_uri_to_path(address)
         return {
             path.relative_to(root).as_posix(): path.read_bytes()
@@ -121,9 +122,20 @@ def _files(client: mlflow.MlflowClient, run: Any, url: str) -> dict[str, bytes]:
                 folders.append(item.path)
                 continue
             query = urlencode({"run_id": run.info.run_id, "path": item.path})
-            with urlopen(f"{url}/get-artifact?{query}") as answer:
+            with urlopen(
+                Request(f"{url}/get-artifact?{query}", headers=_authorization())
+            ) as answer:
                 found[item.path] = answer.read()
     return dict(sorted(found.items()))
+
+
+def _authorization() -> dict[str, str]:
+    """What MLflow's client sends when these variables are set."""
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if name is None:
+        return {}
+    pair = f"{name}:{os.environ['MLFLOW_TRACKING_PASSWORD']}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _items(files: Mapping[str, bytes], renamed: Mapping[str, Mapping[str, str]]) -> Iterator[Item]:

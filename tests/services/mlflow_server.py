@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 from urllib.parse import urlsplit
 
 import pytest
@@ -40,6 +40,71 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class ServerProcess:
+    """
+    ``mlflow server`` with all of its workers; it can be killed and started again.
+
+    Args:
+        folder: Its working directory; takes its log.
+        arguments: Those of ``mlflow server``; the port is added.
+        python: The interpreter that has MLflow.
+        environment: Further variables.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        *,
+        python: str = SERVER_PYTHON,
+        environment: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        self.port = free_port()
+        self.log = folder / "server.log"
+        self._folder = folder
+        self._command = [python, "-m", "mlflow", "server", *arguments, "--port", str(self.port)]
+        self._variables = {
+            **{name: value for name, value in os.environ.items() if "MLFLOW" not in name},
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_ALLOW_FILE_STORE": "true",
+            "PYTHONWARNINGS": "ignore",
+            **(environment or {}),
+        }
+        self._variables.pop("PYTHONPATH", None)
+        self._process: Optional[subprocess.Popen[bytes]] = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, wait_s: float = 120.0) -> None:
+        """Start it, and return when it answers; two busy cores need half a minute."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                env=self._variables,
+                start_new_session=True,
+            )
+        _wait(self._process, self.port, wait_s, self.log)
+
+    def kill(self) -> None:
+        """End it and its workers without a word."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(8)
+
+    def end(self) -> None:
+        """End it, and what is left of it."""
+        if self._process is not None:
+            _end(self._process)
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path,
@@ -47,7 +112,8 @@ def serving(
     store: Optional[str] = None,
     python: str = SERVER_PYTHON,
     more: Sequence[str] = (),
-    environment: Optional[dict[str, str]] = None,
+    environment: Optional[Mapping[str, str]] = None,
+    artifacts: Optional[str] = None,
     wait_s: float = 120.0,
 ) -> Iterator[Server]:
     """
@@ -59,34 +125,21 @@ def serving(
         python: The interpreter that has MLflow.
         more: Further arguments.
         environment: Further variables.
-        wait_s: How long it may take to answer; two busy cores need half a minute.
+        artifacts: Where the server keeps artifacts, if not in ``folder``.
+        wait_s: How long it may take to answer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    command = [
-        *(python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+    arguments = [
+        *("--host", "127.0.0.1"),
         *("--backend-store-uri", store or f"sqlite:///{folder.as_posix()}/mlflow.db"),
-        *("--artifacts-destination", str(folder / "artifacts"), "--workers", "1", *more),
+        *("--artifacts-destination", artifacts or str(folder / "artifacts")),
+        *("--workers", "1", *more),
     ]
-    variables = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
-    variables.update(
-        MLFLOW_DISABLE_TELEMETRY="true",
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-        MLFLOW_ALLOW_FILE_STORE="true",
-        PYTHONWARNINGS="ignore",
-        **(environment or {}),
-    )
-    variables.pop("PYTHONPATH", None)
-    log = folder / "server.log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=folder, env=variables, start_new_session=True
-        )
+    server = ServerProcess(folder, arguments, python=python, environment=environment)
     try:
-        _wait(process, port, wait_s, log)
-        yield Server(f"http://127.0.0.1:{port}", folder)
+        server.start(wait_s)
+        yield Server(server.url, folder)
     finally:
-        _end(process)
+        server.end()
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, wait_s: float, log: Path) -> None:

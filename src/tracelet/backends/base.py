@@ -56,11 +56,16 @@ class BackendOptions(BaseModel):
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """The largest batch that ``write`` takes at once."""
+    """
+    The largest batch that ``write`` takes at once.
+
+    ``max_heavy`` is the limit of records in the heavy lane, where each may be a file.
+    """
 
     max_records: int = 1000
     max_keys: int = 100
     max_bytes: int = 1_000_000
+    max_heavy: int = 1000
 
 
 @dataclass(frozen=True)

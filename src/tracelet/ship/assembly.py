@@ -42,6 +42,8 @@ log = logging.getLogger("tracelet")
 
 #: How long a child's records wait for the owner's first one, which decides the plain stream.
 CHILD_PATIENCE_S = 5.0
+#: What a point can have that makes it not a plain one.
+_SPECIAL = frame.NO_STEP | frame.FRACTION | frame.IN_BLOB
 
 
 #: The frame that a record comes from that nobody logged.
@@ -128,6 +130,9 @@ class Assembly:
         self.lane = lane
         self._catalog = catalog
         self.accepts = accepts
+        if lane == "heavy":
+            most = min(limits.max_records, limits.max_heavy)
+            limits = dataclasses.replace(limits, max_records=most)
         self.limits = limits
         self._dead = dead
         self._sources: dict[str, _Source] = {}
@@ -138,6 +143,8 @@ class Assembly:
         # Steps counted for the frame in hand; kept only if the frame still fits.
         self._counted: dict[str, int] = {}
         self._turn = 0
+        #: The names of metrics, by stream and tag: asked for with every point.
+        self._keys: dict[tuple[str, Optional[str]], str] = {}
         #: What was found damaged behind the last record of each writer, by reason: no record
         #: follows with which it could be settled, so that every reader finds it again.
         self.tail: dict[str, int] = {}
@@ -221,6 +228,7 @@ class Assembly:
         source = self._source(writer)
         main = is_main(writer)
         while True:
+            self._take_scalars(load, writer, source, bound)
             item = self._peek(source, numbers, writer, wait=bound is None)
             if item is None or (bound is not None and item.after > bound):
                 return True
@@ -236,6 +244,56 @@ class Assembly:
                 merge(load.damaged, {_reason(source.reader): gap})
             source.ahead.popleft()
             source.at = load.behind[writer] = item.after
+
+    def _take_scalars(
+        self, load: Load, writer: str, source: _Source, bound: Optional[Position]
+    ) -> None:
+        """
+        Take the plain points that come next, as far as they fit.
+
+        The same as ``_fill`` does with anything, the short way: they are almost all there is.
+        """
+        main, light, ahead = is_main(writer), self.lane == "light", source.ahead
+        if (light and Metric not in self.accepts) or not (main or self._catalog.has_main):
+            return
+        known: Optional[str] = None
+        records, keys, names = load.records, load.keys, self._keys
+        most, room = self.limits.max_records, self.limits.max_bytes - load.size
+        at, before, seq = source.at, source.at, source.at.seq
+        while ahead:
+            kind, flags, payload, stream, tag, after, _ = ahead[0]
+            if (
+                kind != frame.SCALAR
+                or flags & _SPECIAL
+                or (light and after.seq != seq + 1)
+                or len(payload) != frame.SCALAR_INT.size
+                or (bound is not None and after > bound)
+            ):
+                break
+            if stream != known:
+                self._catalog.seen(stream, main=main)
+                known = stream
+            if light:
+                key = names.get((stream, tag))
+                if key is None:
+                    key = names[stream, tag] = self._catalog.key("metric", stream, tag or "")
+                if bound is None and (
+                    len(records) >= most
+                    or len(payload) > room
+                    or (key not in keys and len(keys) >= self.limits.max_keys)
+                ):
+                    break
+                _, value, step, when = frame.SCALAR_INT.unpack(payload)
+                records.append(Metric(key, value, step, when, stream))
+                load.frame_of.append(load.frames)
+                load.frames += 1
+                keys.add(key)
+                room -= len(payload)
+            ahead.popleft()
+            at, seq = after, after.seq
+        if at is not before:
+            source.at = load.behind[writer] = at
+            load.size = self.limits.max_bytes - room
 
     def _fits(self, load: Load, records: Sequence[Record], item: Item) -> bool:
         limits = self.limits
@@ -294,7 +352,9 @@ class Assembly:
         return source
 
     def _new_source(self, writer: str, position: Position) -> _Source:
-        return _Source(SegmentReader(self.run, writer, position), position)
+        return _Source(
+            SegmentReader(self.run, writer, position, points=self.lane == "light"), position
+        )
 
     def _peek(
         self, source: _Source, numbers: list[int], writer: str, *, wait: bool
@@ -410,6 +470,8 @@ def cut(records: Sequence[Record], limits: BatchLimits) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     keys: set[str] = set()
+    if len(records) <= limits.max_records and len(set(map(_key, records))) <= limits.max_keys:
+        return [list(range(len(records)))] if records else []
     for index, record in enumerate(records):
         key = _key(record)
         full = groups and (

@@ -155,6 +155,23 @@ def scan(
     at = look = start
     size = len(data)
     while look < size and (limit is None or len(frames) < limit):
+        if look == at and size - look >= HEADER_SIZE:
+            # The short way, for one small frame behind another.
+            magic, length, crc, seq, kind, flags, _ = _unpack_from(data, look)
+            front, end = fronts.get(length), look + HEADER_SIZE + length
+            if (
+                magic == MAGIC
+                and front is not None
+                and kind
+                and end <= size
+                and length < _SMALL
+                and crc32(data[look + 12 : end], front) == crc
+            ):
+                frames.append(Frame(kind, flags, seq, data[look + HEADER_SIZE : end], end))
+                at = look = end
+                following = seq + (kind in _DATA_TYPES)
+                least = max(least, following)
+                continue
         frame = _frame_at(data, look, salt, fronts)
         if frame is None or (look > at and frame.seq < least):
             # Either the end of what is there, or damage with something whole behind it.

@@ -218,10 +218,15 @@ class SegmentReader:
         run: The run.
         writer: The writer's name, as in its files' names.
         position: Where to begin.
+        points: False for somebody who only steps over plain scalars: of those that come one after
+            the other in a stream, only the last is returned.
     """
 
-    def __init__(self, run: RunDir, writer: str, position: Position) -> None:
+    def __init__(
+        self, run: RunDir, writer: str, position: Position, *, points: bool = True
+    ) -> None:
         self.run = run
+        self._points = points
         self.writer = writer
         self.main = is_main(writer)
         self.position = position
@@ -373,24 +378,46 @@ class SegmentReader:
         """
         keys, scalar, size = self._keys, frame.SCALAR, frame.SCALAR_INT.size
         large = 0
+        passed: Optional[frame.Frame] = None
+        stream = ""
+        segment, _, seq = self.position
         for each in frames:
             kind, flags, number, payload, end = each
-            segment, _, seq = self.position
             if kind == scalar and number == seq and len(payload) == size:
                 known = keys.get(int.from_bytes(payload[:8], "little"))
                 if known is not None and not flags & frame.IN_BLOB:
-                    self.position = Position(segment, start + end, seq + 1)
-                    items.append(Item(kind, flags, payload, *known, self.position))
-                    opened.last, opened.copies, opened.record = scalar, 1, each
-                    self.sealed = False
+                    if self._points or passed is None or stream != known[0]:
+                        if passed is not None and not self._points:
+                            self._passed(
+                                opened, passed, Position(segment, start + passed.end, seq), items
+                            )
+                        after = Position(segment, start + end, seq + 1)
+                        items.append(Item(kind, flags, payload, known[0], known[1], after))
+                        stream = known[0]
+                    seq += 1
+                    passed = each
                     continue
-            item = self._take(opened, each, start)
-            if item is not None:
-                items.append(item)
-                large += len(item.payload) if flags & frame.IN_BLOB else 0
+            if passed is not None:
+                self._passed(opened, passed, Position(segment, start + passed.end, seq), items)
+                passed = None
+            taken = self._take(opened, each, start)
+            if taken is not None:
+                items.append(taken)
+                large += len(taken.payload) if flags & frame.IN_BLOB else 0
                 if large > CHUNK_BYTES:
                     return False
+            segment, _, seq = self.position
+        if passed is not None:
+            self._passed(opened, passed, Position(segment, start + passed.end, seq), items)
         return True
+
+    def _passed(self, opened: _Open, last: frame.Frame, after: Position, items: list[Item]) -> None:
+        """Take note of the last of some scalars that were stepped over."""
+        self.position = after
+        if not self._points:
+            items[-1] = items[-1]._replace(after=after)
+        opened.last, opened.copies, opened.record = last.type, 1, last
+        self.sealed = False
 
     def _take(self, opened: _Open, each: frame.Frame, start: int) -> Optional[Item]:
         """Step over one frame; return the record in it, if it is one."""

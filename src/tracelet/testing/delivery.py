@@ -63,13 +63,14 @@ class Delivery:
 
     def _cut(self, lane: str, records: Sequence[Record]) -> list[Batch]:
         limits = self._backend.limits
+        most = limits.max_records if lane == "light" else min(limits.max_records, limits.max_heavy)
         groups: list[list[Record]] = []
         room_bytes, keys = 0, set[str]()
         for record in records:
             size, key = _size(record), getattr(record, "key", "")
             if (
                 not groups
-                or len(groups[-1]) >= limits.max_records
+                or len(groups[-1]) >= most
                 or len(keys | {key}) > limits.max_keys
                 or size > room_bytes
             ):

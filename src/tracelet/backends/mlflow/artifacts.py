@@ -91,10 +91,8 @@ def artifacts_at(
         return ServerArtifacts(Connection(base, options), tail.strip("/"), own=True)
     if parts.scheme in ("", "file") or len(parts.scheme) == 1:
         folder = uri.folder(address) if parts.scheme == "file" else Path(address)
-        if uri.kind_of(store_url) is StoreKind.SERVER:
-            # <root>/<experiment>/<run>/artifacts
-            require_shared(folder.parents[2] if len(folder.parents) > 2 else folder, store_url)
-        return FolderArtifacts(folder)
+        served = uri.kind_of(store_url) is StoreKind.SERVER
+        return FolderArtifacts(folder, server=store_url if served else None)
     return ClientArtifacts(address, store_url)
 
 
@@ -118,12 +116,24 @@ class ServerArtifacts:
 
 
 class FolderArtifacts:
-    """Files in a folder of this machine."""
+    """
+    Files in a folder of this machine.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        server: The address of the server that named it, if one did.
+    """
+
+    def __init__(self, root: Path, *, server: Optional[str] = None) -> None:
         self._root = root
+        self._server = server
 
     def put(self, path: str, source: Source) -> None:
+        if self._server is not None:
+            # Not when the run is opened: points do not need the folder, and arrive without it.
+            # <root>/<experiment>/<run>/artifacts
+            parents = self._root.parents
+            require_shared(parents[2] if len(parents) > 2 else self._root, self._server)
         target = self._root / path
         # Not beside the target: a foreign name among the images hides them all while it is there.
         # The same name every time, so that a crash leaves one such file at most.
@@ -140,6 +150,19 @@ class FolderArtifacts:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise _of_os(error, path) from error
+
+    def close(self) -> None:
+        return
+
+
+class NoArtifacts:
+    """A place that cannot be reached from here; points do not need it, and arrive all the same."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def put(self, path: str, source: Source) -> None:
+        raise ConfigError(self._reason)
 
     def close(self) -> None:
         return
@@ -195,7 +218,7 @@ def _served(
         # artifacts is the folder `mlartifacts` beside the store, where its page looks for them.
         store = uri.database_path(store_url) if kind is StoreKind.SQLITE else uri.folder(store_url)
         return FolderArtifacts(store.parent / "mlartifacts" / root)
-    raise ConfigError(
+    return NoArtifacts(
         "The artifacts of this experiment are kept by a tracking server: use its address "
         "(http://…) instead of the database's."
     )

@@ -1,5 +1,5 @@
 """
-Requests to a tracking server: one session per thread, time limits, and no retries of its own.
+Requests to a tracking server: a few sessions, time limits, and no retries of its own.
 
 A request that could not be made is an outage, unless the certificate is to blame. The shipper
 decides when to try again, so nothing here waits and nothing is repeated.
@@ -7,11 +7,12 @@ decides when to try again, so nothing here waits and nothing is repeated.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Mapping, Optional, Union
+from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Optional, Union
 
 from tracelet.backends.mlflow import answers, credentials, uri
 from tracelet.backends.mlflow.options import MlflowOptions
@@ -31,6 +32,11 @@ NO_REQUESTS = (
 #: After a time-out the same request may take twice as long, up to this many seconds: a server
 #: that is merely slow would otherwise be asked for the same thing for ever.
 _MOST_PATIENCE_S = 60.0
+
+#: After so many requests a connection is made anew. A server's worker that is quicker to answer
+#: when several connections are opened at once gets them all, and keeps them while the others idle;
+#: one at a time they go to whoever has nothing to do.
+_REQUESTS_PER_CONNECTION = 5
 
 
 class Limits:
@@ -81,9 +87,10 @@ class Connection:
         if options.server_cert_path is not None:
             self._verify = options.server_cert_path
         self._cert = options.client_cert_path
-        self._local = threading.local()
         self._lock = threading.Lock()
-        self._sessions: list[requests.Session] = []
+        #: Sessions that nobody uses just now, each with the number of its requests.
+        self._idle: list[tuple[requests.Session, int]] = []
+        self._closings = 0
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         """Return the JSON that ``path`` answers with."""
@@ -106,9 +113,9 @@ class Connection:
     def close(self) -> None:
         """Close every connection; the next request opens a new one."""
         with self._lock:
-            sessions, self._sessions = self._sessions, []
-            self._local = threading.local()
-        for session in sessions:
+            idle, self._idle = self._idle, []
+            self._closings += 1
+        for session, _ in idle:
             session.close()
 
     def _json(self, path: str, method: str, limits: Limits, **more: Any) -> Any:
@@ -125,15 +132,16 @@ class Connection:
         requests = self._requests
         headers = {**self._headers, **more.pop("headers", {})}
         try:
-            response = self._session().request(
-                method,
-                self.url + path,
-                headers=headers,
-                timeout=limits.now(),
-                verify=self._verify,
-                cert=self._cert,
-                **more,
-            )
+            with self._session() as session:
+                response = session.request(
+                    method,
+                    self.url + path,
+                    headers=headers,
+                    timeout=limits.now(),
+                    verify=self._verify,
+                    cert=self._cert,
+                    **more,
+                )
         except requests.Timeout as error:
             limits.silent()
             raise RetryableError(
@@ -169,13 +177,23 @@ class Connection:
             )
         return response
 
-    def _session(self) -> requests.Session:
-        session: Optional[requests.Session] = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = self._requests.Session()
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        """Give a session to one thread for one request."""
+        with self._lock:
+            session, count = self._idle.pop() if self._idle else (self._requests.Session(), 0)
+            closings = self._closings
+        try:
+            yield session
+        finally:
+            count += 1
             with self._lock:
-                self._sessions.append(session)
-        return session
+                kept = closings == self._closings
+                if kept and count < _REQUESTS_PER_CONNECTION:
+                    self._idle.append((session, count))
+                    session = None
+            if session is not None:
+                session.close()
 
 
 def _requests() -> Any:

@@ -15,6 +15,7 @@ from typing import Callable, Iterable, NamedTuple, Sequence
 
 from tracelet.backends.mlflow.answers import DuplicateError
 from tracelet.backends.mlflow.store import Point, Store
+from tracelet.backends.mlflow.strands import dealt, together
 from tracelet.records import Metric
 
 __all__ = ["Converted", "convert", "deliver"]
@@ -54,9 +55,12 @@ def convert(metrics: Iterable[tuple[int, Metric]], key_of: Callable[[str], str])
     points: list[Point] = []
     fractions: set[str] = set()
     refused: dict[int, str] = {}
+    keys: dict[str, str] = {}
     for index, metric in metrics:
-        step, time = metric.step, metric.time
-        key = key_of(metric.key)
+        step, time, raw = metric.step, metric.time, metric.key
+        key = keys.get(raw)
+        if key is None:
+            key = keys[raw] = key_of(raw)
         if not -_LATEST < time < _LATEST:
             refused[index] = f"the time {time} is none"
             continue
@@ -80,18 +84,25 @@ def deliver(store: Store, run_id: str, points: Sequence[Point], *, appends: bool
     Args:
         store: Where to.
         run_id: Into which run.
-        points: At most 1,000.
+        points: In the order in which they were logged.
         appends: The store keeps doubles, and these points may have arrived before.
     """
     if appends:
         points = _missing(store, run_id, points)
     if not points:
         return
-    try:
-        store.log_metrics(run_id, points)
-    except DuplicateError:
-        for piece in _pieces(points):
-            _piecewise(lambda part: store.log_metrics(run_id, part), piece)
+
+    def send(part: Sequence[Point]) -> None:
+        store.log_metrics(run_id, part)
+
+    def send_once(part: Sequence[Point]) -> None:
+        try:
+            send(part)
+        except DuplicateError:
+            for piece in _pieces(part):
+                _piecewise(send, piece)
+
+    together(send_once, dealt(points, store.at_once))
 
 
 def _missing(store: Store, run_id: str, points: Sequence[Point]) -> list[Point]:

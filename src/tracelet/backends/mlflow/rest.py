@@ -27,6 +27,7 @@ class RestStore:
     """A tracking server."""
 
     keys_are_files = False
+    at_once = 4
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

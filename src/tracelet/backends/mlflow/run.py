@@ -52,7 +52,6 @@ FRACTIONS_TAG = "tracelet.fractional_steps"
 #: Characters of a long text in one tag, where it has to go into tags.
 _PIECE = 5000
 
-_METRICS_AT_ONCE = 1000
 _PAIRS_AT_ONCE = 100
 
 _log = logging.getLogger("tracelet")
@@ -88,6 +87,8 @@ class OpenRun:
         self._context = context
         self._names = names
         self._appends: Optional[bool] = None
+        #: Points before this place among all of the run may be there, after a half-done write.
+        self._uncertain = 0
         self._experiment_id = state.experiment_id
         self._params = values.Params(state.params)
         self._metric_key = names.of(KeyKind.METRIC)
@@ -119,14 +120,19 @@ class OpenRun:
                 tags[record.key] = record.value
             else:
                 heavy.append((index, record))
+        certain, end = self._uncertain, batch.offset + len(batch.records)
         if metrics:
-            self._write_metrics(metrics, resend=batch.resend)
+            resend = batch.resend or batch.offset < certain
+            self._uncertain = max(certain, end)
+            self._write_metrics(metrics, resend=resend)
         if params:
             self._write_params(params)
         if tags:
             self.set_tags(tags)
         for index, record in heavy:
             self._write_heavy(index, record, resend=batch.resend)
+        if metrics:
+            self._uncertain = certain
         self._done.clear()
         self._publish_names()
 
@@ -168,9 +174,7 @@ class OpenRun:
         if refused:
             raise RejectedError(tuple(refused), next(iter(refused.values())))
         appends = resend and self._store_appends()
-        for start in range(0, len(points), _METRICS_AT_ONCE):
-            part = points[start : start + _METRICS_AT_ONCE]
-            deliver(self._store, self.id, part, appends=appends)
+        deliver(self._store, self.id, points, appends=appends)
         if not fractions <= self._fractions:
             self._fractions |= fractions
             self._send_tags({FRACTIONS_TAG: _list(sorted(self._fractions))})

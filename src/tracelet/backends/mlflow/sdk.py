@@ -83,6 +83,9 @@ def open_store(url: str, artifact_root: str, connect_s: float, call_s: float) ->
 class SdkStore:
     """One of MLflow's stores; the methods are those of ``store.Store``."""
 
+    #: The work is done in this process, under its one lock.
+    at_once = 1
+
     def __init__(
         self, store: Any, kind: StoreKind, call: Callable[..., Any], folder: Optional[Path]
     ) -> None:

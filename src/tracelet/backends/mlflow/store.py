@@ -62,6 +62,8 @@ class Store(Protocol):
 
     #: True: keys are names of files, so that ``a`` and ``a/b`` cannot both be.
     keys_are_files: bool
+    #: How many calls of ``log_metrics`` it likes to have at the same time.
+    at_once: int
 
     def appends(self, experiment_id: str) -> bool:
         """Return True where a point that is sent twice is there twice."""
