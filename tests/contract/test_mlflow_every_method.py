@@ -106,7 +106,7 @@ def histogram(run: Found) -> None:
     assert b'"a hist"' in run.files["tensorboard/histograms.html"]
     lines = gzip.decompress(run.files[BUCKETS]).splitlines()
     assert {"a hist", "raw hist"} <= {json.loads(line)["key"] for line in lines}
-    assert run.picture("histograms/a hist", 0).size == (512, 256)
+    assert run.picture("histograms/a hist", 0).size == (480, 480)
 
 
 def raw_histogram(run: Found) -> None:
