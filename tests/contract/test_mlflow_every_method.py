@@ -476,7 +476,8 @@ def test_every_method_lands_where_the_table_says(
     check_embeddings(run, tmp_path)
     # Nothing is written that this table does not know.
     known = re.compile(
-        r"images/.+|tensorboard/(audio|embeddings|graphs|histograms|hparams|meshes|pr_curves|raw|tensors"
+        r"images/.+|tensorboard/(audio|data|embeddings|graphs|hparams|meshes|pr_curves|raw|tensors"
         r"|text|video)/.+|tensorboard/(histograms\.html|custom_scalars\.json)"
+        r"|tracelet/context\.json"
     )
     assert [path for path in run.files if not known.fullmatch(path)] == []
