@@ -79,8 +79,11 @@ _ISSUED = re.compile(
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-#: ``user:password@`` of an address, up to the last ``@`` that belongs to it.
-_USERINFO = re.compile(r"(?<=://)(?:[^/:@\s'\"]+:[^/\s'\"]*|[^/?#\s'\"]*)@")
+#: ``user:password@`` of an address, up to the last ``@`` that belongs to it. Databases take a
+#: password with a slash in it; what follows the colon may be a port instead.
+_USERINFO = re.compile(
+    r"(?<=://)(?:[^/:@\s'\"]+:[^/\s'\"]*|[^/:@\s'\"]+:(?!\d+[/?#])[^@\s'\"]*|[^/?#\s'\"]*)@"
+)
 _PARAMETER = re.compile(r"(?<=[?&;])([\w.\-]+)=([^&;#\s'\"]+)")
 #: In an address these mean a credential, whatever they mean elsewhere.
 _IN_ADDRESSES = _words("auth code credential key pass pw sig signature token")
@@ -88,8 +91,9 @@ _HEADER = re.compile(
     r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token|digest)\s+)?)([^\s'\",;]+)"
 )
 _BEARER = re.compile(r"(?i)(\bbearer\s+)([\w.~+/=-]{8,})")
+# From the beginning of a word only: a long word would otherwise be looked at from each letter on.
 _PAIR = re.compile(
-    r"([A-Za-z_][\w.\-]*)(['\"]?\s*[=:]\s*)(?!--)(\"[^\"]*\"|'[^']*'|[^\s,;&\"'{}\[\]()]+)"
+    r"(?<![\w.\-])([A-Za-z_][\w.\-]*)(['\"]?\s*[=:]\s*)(?!--)(\"[^\"]*\"|'[^']*'|[^\s,;&\"'{}\[\]()]+)"
 )
 _OPTION = re.compile(r"(--?|\+{1,2}|-D)?([A-Za-z_][\w.\-/]*)=(.*)", re.DOTALL)
 _FLAG = re.compile(r"--?[A-Za-z][\w.\-]*")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from tracelet.backends.mlflow.embeddings import Embeddings
-from tracelet.backends.mlflow.layouts import PAGE, Layouts
+from tracelet.backends.mlflow.layouts import Layouts
 from tracelet.backends.mlflow.render import FOLDERS, Rendering, render
 from tracelet.backends.mlflow.render.thinning import thinned
 from tracelet.records import Media
@@ -637,7 +637,7 @@ def test_a_layout_names_the_metrics_of_the_run(tmp_path: Path) -> None:
     layouts.add(layout({"Loss": {"all": ["Multiline", ["loss"]]}}, "val/custom_scalars__config__"))
     layouts.upload(files, {})
     layouts.upload(files, {})
-    assert files.puts == [PAGE]
+    assert files.puts == ["tensorboard/custom_scalars.json"]
     metrics = {
         "loss/a(b)": "loss/a_b_",
         "loss/c": "loss/c",
@@ -648,7 +648,7 @@ def test_a_layout_names_the_metrics_of_the_run(tmp_path: Path) -> None:
     }
     again = Layouts(tmp_path / "layouts.json")
     again.upload(files, metrics)
-    shown = json.loads(files.files[PAGE])["categories"]
+    shown = json.loads(files.files["tensorboard/custom_scalars.json"])["categories"]
     assert [(one["title"], one["charts"][0]["metrics"]) for one in shown] == [
         ("Loss", ["loss/a_b_", "loss/c"]),
         ("Band", ["m", "m/low", None]),
@@ -662,7 +662,7 @@ def test_a_pattern_that_is_none_or_takes_for_ever(tag: str, tmp_path: Path) -> N
     files, layouts = Files(), Layouts(tmp_path / "layouts.json")
     layouts.add(layout({"c": {"t": ["Multiline", [tag]]}}))
     layouts.upload(files, {"a" * 250: "long", tag: "exact"})
-    [chart] = json.loads(files.files[PAGE])["categories"][0]["charts"]
+    [chart] = json.loads(files.files["tensorboard/custom_scalars.json"])["categories"][0]["charts"]
     assert chart["metrics"] == ["exact"]
 
 

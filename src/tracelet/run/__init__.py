@@ -459,6 +459,8 @@ class Run:
             except ConfigError:
                 raise
             except TraceletError:
+                if self._ended:
+                    raise
                 moving = state.read(self._run_dir)[backend].state in ("starting", "opening")
                 if waited > (_OPENING_S if moving and self._patient else patience):
                     self._patient = False

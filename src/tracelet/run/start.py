@@ -277,7 +277,8 @@ def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:
         info = run_dir.info
         if (info.project, info.name) != (plan.loaded.project, plan.loaded.name):
             continue
-        if not unfinished(run_dir):
+        # One that was adopted belongs to the program that had opened it.
+        if info.adopted or not unfinished(run_dir):
             continue
         if dict(info.options) != options or list(info.backends) != list(plan.backends):
             plan.ledger.warn(

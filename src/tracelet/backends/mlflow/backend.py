@@ -86,6 +86,8 @@ class MlflowBackend(Backend):
         self._adopted = False
         self._closed = False
         self._attachment: Optional[Attachment] = None
+        #: The run that ``MLFLOW_RUN_ID`` named, when that is the one.
+        self._continued = ""
         self._preflight: Optional[preflight.Preflight] = None
 
     @classmethod
@@ -230,6 +232,7 @@ class MlflowBackend(Backend):
         held = held_run() if Surroundings(self.options).here() else None
         named = os.environ.get(RUN_ID, "").strip()
         if held is None and named:
+            self._continued = named
             return ProgramRun(named, held=False)
         return held
 
@@ -242,7 +245,7 @@ class MlflowBackend(Backend):
     ) -> None:
         """Make ``mlflow.log_metric`` and its like land in this run; see ``Backend.attach``."""
         if self.options.attach and self._attachment is None:
-            self._attachment = Attachment(self.options, opened, captured, say)
+            self._attachment = Attachment(self.options, opened, captured, say, self._continued)
             self._attachment.enter()
 
     def detach(self) -> None:

@@ -21,7 +21,7 @@ from tracelet.backends.mlflow.render.scatter import labels_of, points_of, scatte
 __all__ = ["Embeddings"]
 
 _FILE = re.compile(
-    r"(?P<root>tensorboard/embeddings(?:~\w+)?)/"
+    r"(?P<root>tensorboard/embeddings(?:~\w+)?(?:-\w+)?)/"
     r"(?:(?P<place>[^/]+/[^/]+)/(?P<part>tensors\.tsv|metadata\.tsv|sprite\.png)"
     r"|projector_config\.pbtxt)"
 )
@@ -40,11 +40,21 @@ class Embeddings:
 
     Args:
         folder: Where they are kept over a restart.
+        label: Is in the names of folders, for a run that others wrote to before.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, label: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._label = label
+
+    def place(self, path: str) -> str:
+        """Return where an artifact goes: what belongs to an embedding, into our own folder."""
+        found = _FILE.fullmatch(path)
+        if found is None or not self._label:
+            return path
+        root = found["root"]
+        return f"{root}{self._label}{path[len(root) :]}"
 
     def pages(self, path: str, source: Path) -> Iterator[tuple[str, bytes]]:
         """

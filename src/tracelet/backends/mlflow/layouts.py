@@ -18,9 +18,7 @@ from tracelet.backends.mlflow.files import replace_file
 from tracelet.backends.mlflow.render.files import as_json
 from tracelet.records import Media
 
-__all__ = ["PAGE", "Layouts"]
-
-PAGE = "tensorboard/custom_scalars.json"
+__all__ = ["Layouts"]
 
 #: What the writers call the value; a stream stands before it.
 _TAG = "custom_scalars__config__"
@@ -37,10 +35,12 @@ class Layouts:
 
     Args:
         path: Where they are kept over a restart.
+        label: Is in the page's name, for a run that others wrote to before.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label: str = "") -> None:
         self._path = path
+        self._page = f"tensorboard/custom_scalars{label}.json"
         self._categories: dict[str, dict[str, Any]] = {}
         self._sent = b""
         #: How many metrics were known when the page was made.
@@ -90,7 +90,7 @@ class Layouts:
             found.append({"title": category["title"], "charts": charts})
         page = as_json({"categories": found})
         if page != self._sent:
-            artifacts.put(PAGE, page)
+            artifacts.put(self._page, page)
             self._sent = page
         self._known = len(metrics)
 

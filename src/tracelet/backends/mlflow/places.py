@@ -20,7 +20,6 @@ _TAKEN = (
     "images",
     *(f"tensorboard/{folder}" for folder in RENDERED),
     "tensorboard/audio",
-    "tensorboard/custom_scalars.json",
     "tensorboard/data",
     "tensorboard/raw",
     "tensorboard/tables",
@@ -30,8 +29,8 @@ _TAKEN = (
     "tracelet/params",
     "tracelet/tags",
 )
-#: Whatever begins like this: the page of histograms, of every session.
-_BEGINNINGS = ("tensorboard/histograms",)
+#: Whatever begins like this: the pages of every session.
+_BEGINNINGS = ("tensorboard/custom_scalars", "tensorboard/histograms")
 #: Folders that must not become files.
 _FOLDERS = ("tensorboard", "tracelet")
 _ELSEWHERE = "files"

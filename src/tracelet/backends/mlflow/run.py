@@ -97,8 +97,8 @@ class OpenRun:
         self._fractions = set(_listed(state.tags.get(FRACTIONS_TAG, "")))
         self._tables = state.tags.get(media.TABLES_TAG, "")
         self._images_shown = media.IMAGES_TAG in state.tags
-        self._embeddings = Embeddings(workdir / "embeddings")
-        self._layouts = Layouts(workdir / "layouts.json")
+        self._embeddings = Embeddings(workdir / "embeddings", label)
+        self._layouts = Layouts(workdir / "layouts.json", label)
         self._texts = Texts(workdir / "text", self._file, label)
         self._histograms = Histograms(workdir / "histograms", names.of(KeyKind.IMAGE), label)
         self._archive = Archive(workdir / "media", label, self._file)
@@ -276,7 +276,8 @@ class OpenRun:
             raise RejectedError((), f"MLflow has no place for {type(record).__name__}")
         elif (record.path, record.source, record.time) not in self._done:
             _require_same(record)
-            path, source = self._artifact_path(record.path), Path(record.source)
+            path = self._embeddings.place(self._artifact_path(record.path))
+            source = Path(record.source)
             self._artifacts.put(path, source)
             _require_same(record)
             for place, page in self._embeddings.pages(path, source):

@@ -42,6 +42,8 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):(.*)$", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"^(localhost|[\w\-]+(\.[\w\-]+)*):\d+(/.*)?$")
 _HOST_NAME = re.compile(r"^(localhost|([A-Za-z0-9\-]+\.)+[A-Za-z]{2,})(/.*)?$")
 _USERINFO = re.compile(r"(^|(?<=//)|(?<=:))[^/@\s]*@")
+#: As SQLAlchemy reads it (``sqlalchemy/engine/url.py``): a password may hold a slash.
+_LOGIN = re.compile(r"^([^:]+://)([^:/@]*)(?::([^@]*))?@(.*)$", re.DOTALL)
 _DATABASE_FILE = re.compile(r"\.(db|sqlite3?)$")
 
 
@@ -127,6 +129,10 @@ def absolute(url: str, cwd: Path) -> str:
 
 def without_userinfo(url: str) -> tuple[str, Optional[str], Optional[str]]:
     """Return the URL without ``user:password@``, and these two, decoded."""
+    database = _LOGIN.match(url) if kind_of(url) is StoreKind.DATABASE else None
+    if database is not None:
+        start, user, password, rest = database.groups()
+        return start + rest, unquote(user) or None, password and unquote(password)
     parts = _split(url)
     if parts is None or "@" not in parts.netloc:
         return url, None, None
@@ -264,6 +270,10 @@ def _plug_ins() -> set[str]:
 
 def _shown(url: str) -> str:
     """Return an address, however malformed, without a name and a password."""
+    start, slashes, rest = url.partition("//")
+    info, at, host = rest.rpartition("@")
+    if at and ":" in info:
+        return f"{start}{slashes}{host}"
     return _USERINFO.sub("", url)
 
 

@@ -30,6 +30,7 @@ class Attachment:
         opened: Returns the run once the shipper has opened it, and raises if that takes too long.
         captured: The integrations whose writers are captured, by name.
         say: Tells the person at the terminal something, once.
+        continued: The id of the run that ``MLFLOW_RUN_ID`` named, if it is this one.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Attachment:
         opened: Callable[[], RemoteRun],
         captured: Collection[str],
         say: Callable[[str], None],
+        continued: str = "",
     ) -> None:
+        self._continued = continued
         self._surroundings = Surroundings(options)
         current = Current(opened, self._surroundings.here)
         modules: Modules = {
@@ -53,7 +56,7 @@ class Attachment:
 
     def enter(self) -> None:
         """Make MLflow's calls land in our run, from now on and whenever MLflow is imported."""
-        self._surroundings.enter()
+        self._surroundings.enter(self._continued)
         self._patches.apply()
 
     def leave(self) -> None:

@@ -42,11 +42,15 @@ class Surroundings:
         self._uri_before: Any = None
         self._uri_set = False
 
-    def enter(self) -> None:
+    def enter(self, continued: str) -> None:
         """
-        Set what is not so already; ``MLFLOW_RUN_ID`` is used up, as by MLflow's first run.
+        Set what is not so already.
 
         A program that has a run open in another store needs everything as it is.
+
+        Args:
+            continued: The id of the run that ``MLFLOW_RUN_ID`` named and that is ours now, or
+                nothing: the variable is used up then, as by MLflow's own first run.
         """
         if stack_top() is not None and not self.here():
             return
@@ -54,7 +58,8 @@ class Surroundings:
             self._before[name] = os.environ.get(name)
             self._made[name] = value
             _put(name, value)
-        os.environ.pop(RUN_ID, None)
+        if continued and os.environ.get(RUN_ID, "").strip() == continued:
+            del os.environ[RUN_ID]
         tracking = _tracking()
         chosen = getattr(tracking, "_tracking_uri", None)
         if tracking is not None and chosen is not None and not self._same(str(chosen)):
@@ -65,8 +70,11 @@ class Surroundings:
         """Put back what is still as we set it."""
         tracking = _tracking()
         if self._uri_set and tracking is not None:
+            before = os.environ.get(_URI)
             if tracking._tracking_uri == self._full_url():  # noqa: SLF001 - has no other name
                 tracking.set_tracking_uri(self._uri_before)
+                # It writes the variable as well, which has a history of its own.
+                _put(_URI, before)
             self._uri_set = False
         for name, value in self._made.items():
             if os.environ.get(name) == value:
