@@ -180,7 +180,7 @@ class RunInfo:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     resume: Mapping[str, str] = field(default_factory=dict)
-    adopted: Sequence[str] = ()
+    adopted: Sequence[str] = field(default_factory=list)
     parents: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = False
     keep: Union[int, str] = 0
