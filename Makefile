@@ -34,7 +34,7 @@ test: $(VENV)/test.stamp  ## everything that can be proved on this machine
 .PHONY: stores
 stores: $(VENV)/test.stamp  ## the whole contract on further kinds of MLflow server
 	@bash .ci/postgresql >/dev/null
-	$(LOCAL) $(BIN)/python -m pytest --no-skips -m stores tests/contract $(PYTEST_ARGS)
+	$(LOCAL) $(BIN)/python -m pytest --no-skips -m stores tests/contract tests/deploy $(PYTEST_ARGS)
 
 .PHONY: pictures
 pictures: $(VENV)/test.stamp  ## take the pictures of the docs anew, in a real browser

@@ -223,7 +223,7 @@ def test_the_file_of_credentials_is_read_as_by_mlflow(
 ) -> None:
     way, found = headers
     file = Path.home() / ".mlflow" / "credentials"
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     file.write_text("[mlflow]\nmlflow_tracking_username = me\nmlflow_tracking_password = pw\n")
     try:
         environ = {"MLFLOW_TRACKING_TOKEN": "weaker"}

@@ -29,7 +29,7 @@ class _OnStack(_OnServer):
         self.way.close()
 
 
-@pytest.mark.slow
+@pytest.mark.stores
 class TestServerWithPostgresAndS3(_OnStack):
     """Two workers; artifacts go through the server."""
 

@@ -20,7 +20,7 @@ from services.stack import Storage, storage
 
 __all__ = ["storage"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.figure("1b")]
+pytestmark = [pytest.mark.slow, pytest.mark.stores, pytest.mark.figure("1b")]
 
 
 @pytest.fixture(scope="module")
