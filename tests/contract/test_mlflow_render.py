@@ -872,3 +872,11 @@ def test_a_png_has_the_checksums_of_its_chunks() -> None:
         chunk = data[place + 4 : place + 8 + size]
         assert struct.unpack_from(">I", data, place + 8 + size) == (zlib.crc32(chunk),)
         place += 12 + size
+
+
+def test_a_later_training_in_the_same_run_has_folders_of_its_own(tmp_path: Path) -> None:
+    first, later = Embeddings(tmp_path / "a"), Embeddings(tmp_path / "b", "-1f0c2a")
+    path = "tensorboard/embeddings~ab12/00000/points/tensors.tsv"
+    assert first.place(path) == path
+    assert later.place(path) == path.replace("~ab12", "~ab12-1f0c2a")
+    assert later.place("models/tensors.tsv") == "models/tensors.tsv"
