@@ -13,13 +13,12 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import create_server
 from typing import Iterator, Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from benchmarks.measure import spread
 from benchmarks.report import run, table
-from benchmarks.stores import free_port, server, sqlite
+from benchmarks.stores import black_hole, free_port, server, sqlite
 
 LIMIT_S = 2.0
 PASSWORD = "correct-horse-battery"
@@ -63,7 +62,7 @@ def _cases(stack: contextlib.ExitStack) -> Iterator[Case]:
     yield Case("fresh folder", "", "")
     yield Case("SQLite", sqlite(), "")
     yield Case("nothing listens", f"http://127.0.0.1:{free_port()}", "start the server")
-    yield Case("hanging port", stack.enter_context(_black_hole()), "what listens there")
+    yield Case("hanging port", stack.enter_context(black_hole()), "what listens there")
     address = stack.enter_context(
         server(
             f"sqlite:///{Path.cwd() / 'gated.db'}",
@@ -110,13 +109,6 @@ def _examined(case: Case) -> tuple[float, str]:
         if each["level"] == "problem" and each["area"] == "mlflow"
     ]
     return seconds, problems[0]["remedy"] if problems else ""
-
-
-@contextmanager
-def _black_hole() -> Iterator[str]:
-    """Accept in the kernel's queue and never say a word."""
-    with create_server(("127.0.0.1", 0), backlog=128) as listening:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @contextmanager

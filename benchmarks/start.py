@@ -9,12 +9,11 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import create_server
 from typing import Iterator
 
 from benchmarks.measure import spread
 from benchmarks.report import run, table
-from benchmarks.stores import free_port
+from benchmarks.stores import black_hole, free_port
 
 # torch and tracelet are imported already; the clock stops when the call is over, either way.
 SCRIPT = """
@@ -55,7 +54,7 @@ def measure(quick: bool) -> None:
     """Start in a fresh process, several times for each kind of far end."""
     times = 3 if quick else 9
     rows = []
-    with _login() as login, _black_hole() as hole:
+    with _login() as login, black_hole() as hole:
         refused = f"http://127.0.0.1:{free_port()}"
         for name, url, key, limit in (
             ("fresh folder, SQLite", "", "", "<= 0.5"),
@@ -93,13 +92,6 @@ def _login() -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-@contextmanager
-def _black_hole() -> Iterator[str]:
-    """Accept in the kernel's queue and never say a word."""
-    with create_server(("127.0.0.1", 0), backlog=128) as listening:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 if __name__ == "__main__":

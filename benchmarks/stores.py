@@ -15,7 +15,7 @@ from typing import Any, Iterator
 
 import tracelet
 
-__all__ = ["client", "free_port", "server", "sqlite", "tracked"]
+__all__ = ["black_hole", "client", "free_port", "server", "sqlite", "tracked"]
 
 PROJECT = "benchmark"
 
@@ -40,6 +40,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """Accept in the kernel's queue and never say a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @contextmanager

@@ -6,11 +6,9 @@ import time
 from typing import Any, Callable
 
 from benchmarks.measure import Pairs, interleaved, spread
+from benchmarks.peer import KEYS, check, log_batch
 from benchmarks.report import run, table
-from benchmarks.stores import PROJECT, client, server, sqlite, tracked
-
-KEYS = 10
-BATCH = 1000
+from benchmarks.stores import server, sqlite, tracked
 
 
 def measure(quick: bool) -> None:
@@ -31,33 +29,13 @@ def measure(quick: bool) -> None:
 def _rows(store: str, uri: str, points: int, rounds: int, limit: float) -> list[list[str]]:
     rows = []
     for what, log in (("run.log_metric", _log_metric), ("writer.add_scalar", _add_scalar)):
-        peer, ours = interleaved(rounds, lambda: _log_batch(uri, points), _side(uri, points, log))
+        peer, ours = interleaved(rounds, lambda: log_batch(uri, points), _side(uri, points, log))
         # Speeds are the inverse of times: the pair's ratio is speed by speed.
         pairs = Pairs([1 / seconds for seconds in peer], [1 / seconds for seconds in ours])
         speeds = [spread(side).scaled(points).text(0) for side in (pairs.ours, pairs.plain)]
         rows.append([store, what, *speeds, pairs.ratio.text(2), f">= {limit}"])
         print(f"{store} {what}: {speeds[0]} points/s", flush=True)
     return rows
-
-
-def _log_batch(uri: str, points: int) -> float:
-    """Send everything in calls of 1,000 points; return the seconds it took."""
-    from mlflow.entities import Metric
-
-    peer = client(uri)
-    run_id = peer.create_run(peer.get_experiment_by_name(PROJECT).experiment_id).info.run_id
-    begin = time.perf_counter()
-    for first in range(0, points, BATCH):
-        now = int(time.time() * 1000)
-        batch = [
-            Metric(f"key{index % KEYS}", index * 0.5, now, index // KEYS)
-            for index in range(first, first + BATCH)
-        ]
-        peer.log_batch(run_id, metrics=batch, synchronous=True)
-    seconds = time.perf_counter() - begin
-    _check(uri, run_id, points)
-    peer.set_terminated(run_id)
-    return seconds
 
 
 def _side(uri: str, points: int, log: Callable[[Any, int], None]) -> Callable[[], float]:
@@ -68,7 +46,7 @@ def _side(uri: str, points: int, log: Callable[[Any, int], None]) -> Callable[[]
             if not active.flush(timeout=600.0):
                 raise RuntimeError("not everything was delivered in ten minutes")
             seconds = time.perf_counter() - begin
-            _check(uri, active.remote("mlflow").id, points)
+            check(uri, active.remote("mlflow").id, points)
             return seconds
 
     return side
@@ -86,12 +64,6 @@ def _add_scalar(_: Any, points: int) -> None:
     for index in range(points):
         writer.add_scalar(f"key{index % KEYS}", index * 0.5, index // KEYS)
     writer.close()
-
-
-def _check(uri: str, run_id: str, points: int) -> None:
-    history = client(uri).get_metric_history(run_id, "key0")
-    if len(history) != points // KEYS:
-        raise RuntimeError(f"{len(history)} of {points // KEYS} points of one key are there")
 
 
 if __name__ == "__main__":

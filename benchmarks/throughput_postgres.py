@@ -5,18 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 import psutil
 
 from benchmarks.measure import Pairs, spread
+from benchmarks.peer import BATCH, KEYS, check, log_batch, new_run
 from benchmarks.postgres import postgres
 from benchmarks.report import run, table
 from benchmarks.stores import PROJECT, client, server, tracked
 from tracelet.backends.mlflow.rest import RestStore
 
-KEYS = 10
-BATCH = 1000
 WORKERS = 2
 #: As many as our own shipper opens.
 CONNECTIONS = RestStore.at_once
@@ -63,7 +62,7 @@ def _round(address: str, points: int, number: int) -> _Round:
         result.ours, result.sidecar = _ours(address, points)
 
     def peer() -> None:
-        result.client = _client(address, points)
+        result.client = log_batch(address, points)
 
     def raw() -> None:
         result.raw = _raw(address, points)
@@ -84,30 +83,13 @@ def _ours(address: str, points: int) -> tuple[float, float]:
             raise RuntimeError("not everything was delivered in ten minutes")
         seconds = time.perf_counter() - begin
         busy = _busy(sidecar) - before
-        _check(address, active.remote("mlflow").id, points)
+        check(address, active.remote("mlflow").id, points)
         return seconds, busy
-
-
-def _client(address: str, points: int) -> float:
-    from mlflow.entities import Metric
-
-    peer, run_id = client(address), _new_run(address)
-    begin = time.perf_counter()
-    for first in range(0, points, BATCH):
-        now = int(time.time() * 1000)
-        batch = [
-            Metric(f"key{index % KEYS}", index * 0.5, now, index // KEYS)
-            for index in range(first, first + BATCH)
-        ]
-        peer.log_batch(run_id, metrics=batch, synchronous=True)
-    seconds = time.perf_counter() - begin
-    _check(address, run_id, points)
-    return seconds
 
 
 def _raw(address: str, points: int) -> float:
     """Send everything from several connections, each with keys of its own."""
-    run_id = _new_run(address)
+    run_id = new_run(address)
     shares = [range(share, KEYS, CONNECTIONS) for share in range(CONNECTIONS)]
     threads = [
         threading.Thread(target=_send, args=(address, run_id, points, share)) for share in shares
@@ -118,7 +100,7 @@ def _raw(address: str, points: int) -> float:
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - begin
-    _check(address, run_id, points)
+    check(address, run_id, points)
     return seconds
 
 
@@ -146,12 +128,6 @@ def _send(address: str, run_id: str, points: int, share: Sequence[int]) -> None:
     session.close()
 
 
-def _new_run(address: str) -> str:
-    peer = client(address)
-    made = peer.create_run(peer.get_experiment_by_name(PROJECT).experiment_id)
-    return str(made.info.run_id)
-
-
 def _sidecar() -> psutil.Process:
     """Return the process that ships for this one."""
     for child in psutil.Process().children(recursive=True):
@@ -163,14 +139,6 @@ def _sidecar() -> psutil.Process:
 def _busy(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _check(address: str, run_id: str, points: int) -> None:
-    peer: Any = client(address)
-    for key in range(KEYS):
-        found = len(peer.get_metric_history(run_id, f"key{key}"))
-        if found != points // KEYS:
-            raise RuntimeError(f"{found} of {points // KEYS} points of key{key} are there")
 
 
 if __name__ == "__main__":
