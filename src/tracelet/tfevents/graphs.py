@@ -13,6 +13,7 @@ import struct
 from typing import Final, Iterator, Mapping, NamedTuple, Optional
 
 from tracelet.tfevents.event import read_event
+from tracelet.tfevents.tensor import shape_of
 from tracelet.tfevents.wire import (
     FIXED32,
     FIXED64,
@@ -178,17 +179,11 @@ def _shapes(wire: Wire, start: int, end: int) -> str:
 
 
 def _shape(wire: Wire, start: int, end: int) -> str:
-    sizes = []
-    for mark, low, high in wire.fields(start, end):
-        if mark == head(2, LENGTH):
-            size = 0
-            for inner, value, _ in wire.fields(low, high):
-                if inner == head(1, VARINT):
-                    size = signed(value)
-            sizes.append("?" if size < 0 else str(size))
-        elif mark == head(3, VARINT) and low:
-            return "?"
-    return "\N{MULTIPLICATION SIGN}".join(sizes) or "scalar"
+    sizes = shape_of(wire, start, end)
+    if sizes is None:
+        return "?"
+    shown = ("?" if size < 0 else str(size) for size in sizes)
+    return "\N{MULTIPLICATION SIGN}".join(shown) or "scalar"
 
 
 # -- the text ---------------------------------------------------------------------------------

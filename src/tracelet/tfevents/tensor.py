@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from typing import Any, Callable, Final, Iterator, NamedTuple
+from typing import Any, Callable, Final, Iterator, NamedTuple, Optional
 
 from tracelet.tfevents.wire import (
     FIXED32,
@@ -238,7 +238,13 @@ def read_strings(wire: Wire, tensor: Tensor) -> list[bytes]:
     return [wire.data[low:high] for low, high in spans]
 
 
-def _read_shape(wire: Wire, start: int, end: int) -> list[int]:
+def shape_of(wire: Wire, start: int, end: int) -> Optional[list[int]]:
+    """
+    Return the sizes of a ``TensorShapeProto`` (``tensor_shape.proto``).
+
+    Returns:
+        A size that is not known is negative; None: not even their number is known.
+    """
     sizes = []
     for mark, low, high in wire.fields(start, end):
         if mark == head(2, LENGTH):
@@ -246,11 +252,18 @@ def _read_shape(wire: Wire, start: int, end: int) -> list[int]:
             for inner, value, _ in wire.fields(low, high):
                 if inner == head(1, VARINT):
                     size = signed(value)
-            if size < 0:
-                raise WireError("a dimension of unknown size")
             sizes.append(size)
         elif mark == head(3, VARINT) and low:
-            raise WireError("a tensor of unknown rank")
+            return None
+    return sizes
+
+
+def _read_shape(wire: Wire, start: int, end: int) -> list[int]:
+    sizes = shape_of(wire, start, end)
+    if sizes is None:
+        raise WireError("a tensor of unknown rank")
+    if any(size < 0 for size in sizes):
+        raise WireError("a dimension of unknown size")
     return sizes
 
 
