@@ -18,7 +18,7 @@ import threading
 from types import TracebackType
 from typing import Any, Callable, Final, Iterator, Mapping, Optional, Protocol
 
-__all__ = ["SKIP", "TRYING", "Guard", "Note", "around", "collecting", "failures", "tap"]
+__all__ = ["SKIP", "TRYING", "Guard", "Kept", "Note", "around", "collecting", "failures", "tap"]
 
 #: A site that failed so often without one success in between is switched off.
 PATIENCE: Final = 20
@@ -126,6 +126,25 @@ class Guard:
         if not isinstance(error, Exception):
             return False
         self.failed(error)
+        return True
+
+
+class Kept:
+    """Keeps what was raised inside the ``with`` block in ``error``, for another thread to see."""
+
+    def __init__(self) -> None:
+        self.error: Optional[BaseException] = None
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> bool:
+        self.error = error
         return True
 
 

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import threading
 import time as clock
-from types import TracebackType
-from typing import Callable, Optional
+from typing import Callable
 
-
-class _Carried:
-    """Keeps what was raised in one thread, for another to raise it again."""
-
-    def __init__(self) -> None:
-        self.error: Optional[BaseException] = None
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> bool:
-        self.error = error
-        return True
+from tracelet._guard import Kept
 
 
 def in_threads(*calls: Callable[[], object], timeout_s: float = 60) -> None:
     """Run calls at the same time; raise what one of them raised, or TimeoutError."""
-    carried = [_Carried() for _ in calls]
+    carried = [Kept() for _ in calls]
 
-    def run(call: Callable[[], object], result: _Carried) -> None:
+    def run(call: Callable[[], object], result: Kept) -> None:
         with result:
             call()
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from types import TracebackType
 from typing import Callable, Optional, Sequence
 
+from tracelet._guard import Kept
 from tracelet.backends.mlflow.store import Point
 from tracelet.errors import ConfigError, RejectedError, RetryableError
 
@@ -81,13 +81,13 @@ def together(
     first.run()
     for strand in others:
         strand.end()
-    errors = [strand.error for strand in (first, *others) if strand.error is not None]
+    errors = [each.kept.error for each in (first, *others) if each.kept.error is not None]
     if errors:
         raise min(errors, key=_rank)
 
 
 class _Strand:
-    """Requests that are made one after the other; as a context it keeps what was raised."""
+    """Requests that are made one after the other; ``kept`` has what was raised."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Strand:
         requests: Sequence[Sequence[Point]],
         failed: threading.Event,
     ) -> None:
-        self.error: Optional[BaseException] = None
+        self.kept = Kept()
         self._send = send
         self._requests = requests
         self._failed = failed
@@ -112,11 +112,13 @@ class _Strand:
 
     def run(self) -> None:
         """Make the requests."""
-        with self:
+        with self.kept:
             for points in self._requests:
                 if self._failed.is_set():
                     return
                 self._send(points)
+        if self.kept.error is not None:
+            self._failed.set()
 
     def end(self) -> None:
         """Wait until all is done; each request has its limit."""
@@ -124,20 +126,6 @@ class _Strand:
             self.run()
         else:
             self._thread.join()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> bool:
-        if error is not None:
-            self.error = error
-            self._failed.set()
-        return True
 
 
 def _rank(error: BaseException) -> tuple[int, float]:
