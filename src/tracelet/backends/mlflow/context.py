@@ -20,7 +20,6 @@ from typing import Any, Mapping
 from tracelet._redaction import looks_secret
 from tracelet.backends.mlflow.artifacts import Artifacts
 from tracelet.backends.mlflow.files import replace_file
-from tracelet.backends.mlflow.opening import context_tags
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.errors import ConfigError, RejectedError, RetryableError
 from tracelet.records import RunInfo
@@ -55,7 +54,7 @@ def tags(run: RunInfo, options: MlflowOptions) -> Mapping[str, str]:
         run: The run, with its context.
         options: Who is shown as its user, what as its source.
     """
-    found = dict(context_tags(options, run))
+    found = dict(_tags(run, options))
     found.update(_source(_part(run, "command"), options))
     git = _part(run, "git")
     found.update({tag: str(git[fact]) for fact, tag in _GIT.items() if git.get(fact)})
@@ -63,6 +62,20 @@ def tags(run: RunInfo, options: MlflowOptions) -> Mapping[str, str]:
         found["mlflow.source.git.dirty"] = "true" if git["dirty"] else "false"
     found.update(_ours(run))
     return found
+
+
+def _tags(run: RunInfo, options: MlflowOptions) -> Mapping[str, str]:
+    tags = {"mlflow.source.type": "LOCAL"}
+    parent = run.parents.get("mlflow")
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    if options.user:
+        tags["mlflow.user"] = options.user
+    if options.source:
+        tags["mlflow.source.name"] = options.source
+    if options.description:
+        tags["mlflow.note.content"] = options.description
+    return tags
 
 
 def _source(command: Mapping[str, Any], options: MlflowOptions) -> Mapping[str, str]:

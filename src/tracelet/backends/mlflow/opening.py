@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Optional
 
 from tracelet.backends.mlflow.answers import ExistsError, NotFoundError
 from tracelet.backends.mlflow.files import replace_file
@@ -20,7 +20,7 @@ from tracelet.backends.mlflow.values import text_of
 from tracelet.errors import ConfigError, RunGoneError
 from tracelet.records import RemoteRun, RunInfo
 
-__all__ = ["RUN_ID_TAG", "context_tags", "continued", "created", "wanted_experiment"]
+__all__ = ["RUN_ID_TAG", "continued", "created", "wanted_experiment"]
 
 #: The tag that holds the id of our run.
 RUN_ID_TAG = "tracelet.run_id"
@@ -83,21 +83,6 @@ def continued(store: Store, resume: RemoteRun, *, adopted: bool = False) -> RunS
     if state.status != "RUNNING" and not adopted:
         store.update_run(state.id, "RUNNING", None)
     return state
-
-
-def context_tags(options: MlflowOptions, run: RunInfo) -> Mapping[str, str]:
-    """Return what ``mlflow.start_run`` itself would say about a new run."""
-    tags = {"mlflow.source.type": "LOCAL"}
-    parent = run.parents.get("mlflow")
-    if parent is not None:
-        tags["mlflow.parentRunId"] = parent
-    if options.user:
-        tags["mlflow.user"] = options.user
-    if options.source:
-        tags["mlflow.source.name"] = options.source
-    if options.description:
-        tags["mlflow.note.content"] = options.description
-    return tags
 
 
 def wanted_experiment(project: Optional[str], options: MlflowOptions) -> tuple[str, Optional[str]]:
