@@ -328,19 +328,23 @@ class Run:
             raise TraceletError(f"Say which one of this run's backends: {', '.join(names)}.")
         deadline = time.monotonic() + timeout
         while True:
-            found = state.read(self._run_dir)[backend]
+            found = self._there(backend)
             if found.remote is not None:
                 return found.remote
-            if found.state == "config":
-                raise ConfigError(f"{backend} refuses: {found.detail}")
             if self._host is None:
                 raise TraceletError(
                     "The run is only on disk (mode='offline'); 'tracelet sync' delivers it."
                 )
             if time.monotonic() > deadline:
-                detail = found.detail or found.state
-                raise TraceletError(f"{backend} has not opened the run in time ({detail}).")
+                raise _late(backend, found)
             time.sleep(_LOOK_S)
+
+    def _there(self, backend: str) -> state.BackendState:
+        """Return where a backend stands. Raises ConfigError when it refuses the run."""
+        found = state.read(self._run_dir)[backend]
+        if found.remote is None and found.state == "config":
+            raise ConfigError(f"{backend} refuses: {found.detail}")
+        return found
 
     @property
     def looks(self) -> Mapping[str, str]:
@@ -454,17 +458,15 @@ class Run:
         began, spoken = time.monotonic(), False
         while True:
             waited = time.monotonic() - began
-            try:
-                return self.remote(backend, timeout=0.0)
-            except ConfigError:
-                raise
-            except TraceletError:
-                if self._ended:
-                    raise
-                moving = state.read(self._run_dir)[backend].state in ("starting", "opening")
-                if waited > (_OPENING_S if moving and self._patient else patience):
-                    self._patient = False
-                    raise
+            found = self._there(backend)
+            if found.remote is not None:
+                return found.remote
+            moving = self._patient and found.state in ("starting", "opening")
+            if self._ended:
+                raise _late(backend, found)
+            if waited > (_OPENING_S if moving else patience):
+                self._patient = False
+                raise _late(backend, found)
             if not spoken and waited > _SPEAK_S:
                 spoken = True
                 self._ledger.say(f"waiting for {backend} to open the run, which this call is for")
@@ -580,6 +582,11 @@ class Run:
             return
         now = self._writer.now()
         self._record(Media("image", key, picture.data, picture.mime, step, now))
+
+
+def _late(backend: str, found: state.BackendState) -> TraceletError:
+    detail = found.detail or found.state
+    return TraceletError(f"{backend} has not opened the run in time ({detail}).")
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
