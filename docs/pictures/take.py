@@ -51,7 +51,7 @@ def shot(name: str, where: dict[str, Shot] = EVERY_KIND) -> Callable[[Shot], Sho
 # -- the tab of metrics -------------------------------------------------------------------------
 
 
-def cards(pages: RunPages, *keys: str) -> Parts:
+def cards(pages: RunPages, *keys: str) -> list[Locator]:
     pages.open("model-metrics")
     pages.sections()
     found = [pages.card(key) for key in keys]
@@ -69,67 +69,32 @@ def at_step(pages: RunPages, card: Locator, times: int) -> None:
     pages.page.mouse.move(0, 0)
 
 
-@shot("scalars")
-def _(pages: RunPages) -> Parts:
-    return cards(pages, "train/loss")
+#: For each picture the keys of its cards, and how far the first one's slider is moved.
+CARDS: dict[str, tuple[Sequence[str], int]] = {
+    "scalars": (["train/loss"], 0),
+    "add_scalars": (["accuracy/train", "accuracy/val"], 0),
+    "image": (["decision/plane"], 4),
+    "images": (["units/all"], 6),
+    "boxes": (["found_objects"], 6),
+    "figure": (["decision/points"], 6),
+    "video": (["decision/film"], 0),
+    "pr-curve": (["val/outer"], 2),
+    "mesh-card": (["landscape"], 6),
+    "heat-maps": (["histograms/weights/first.weight", "histograms/weights/second.weight"], 0),
+}
 
 
-@shot("add_scalars")
-def _(pages: RunPages) -> Parts:
-    return cards(pages, "accuracy/train", "accuracy/val")
+def of_cards(keys: Sequence[str], places: int) -> Shot:
+    def taken(pages: RunPages) -> Parts:
+        found = cards(pages, *keys)
+        if places:
+            at_step(pages, found[0], places)
+        return found
+
+    return taken
 
 
-@shot("image")
-def _(pages: RunPages) -> Parts:
-    found = cards(pages, "decision/plane")
-    at_step(pages, found[0], 4)
-    return found
-
-
-@shot("images")
-def _(pages: RunPages) -> Parts:
-    found = cards(pages, "units/all")
-    at_step(pages, found[0], 6)
-    return found
-
-
-@shot("boxes")
-def _(pages: RunPages) -> Parts:
-    found = cards(pages, "found_objects")
-    at_step(pages, found[0], 6)
-    return found
-
-
-@shot("figure")
-def _(pages: RunPages) -> Parts:
-    found = cards(pages, "decision/points")
-    at_step(pages, found[0], 6)
-    return found
-
-
-@shot("video")
-def _(pages: RunPages) -> Parts:
-    return cards(pages, "decision/film")
-
-
-@shot("pr-curve")
-def _(pages: RunPages) -> Parts:
-    found = cards(pages, "val/outer")
-    at_step(pages, found[0], 2)
-    return found
-
-
-@shot("mesh-card")
-def _(pages: RunPages) -> Parts:
-    found = cards(pages, "landscape")
-    at_step(pages, found[0], 6)
-    return found
-
-
-@shot("heat-maps")
-def _(pages: RunPages) -> Parts:
-    names = ("weights/first.weight", "weights/second.weight")
-    return cards(pages, *(f"histograms/{name}" for name in names))
+EVERY_KIND.update((name, of_cards(*what)) for name, what in CARDS.items())
 
 
 # -- the tab of artifacts -----------------------------------------------------------------------
@@ -152,44 +117,24 @@ def _(pages: RunPages) -> Parts:
     return tab
 
 
-@shot("text")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/text/notes.md")
+#: For each picture a file, or a folder and the suffix of the file in it.
+FILES: dict[str, tuple[str, str]] = {
+    "text": ("text/notes.md", ""),
+    "audio": ("audio/loss_to_listen_to", "wav"),
+    "labels": ("embeddings/00060/hidden_units/metadata.tsv", ""),
+    "embedding": ("embeddings/00060/hidden_units/scatter.html", ""),
+    "mesh": ("meshes/landscape", "html"),
+    "graph": ("graphs/graph", "html"),
+    "tensor": ("tensors/confusion", "json"),
+    "custom-scalars": ("custom_scalars.json", ""),
+}
 
 
-@shot("audio")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/audio/loss_to_listen_to", last="wav")
+def of_artifact(path: str, last: str) -> Shot:
+    return lambda pages: artifact(pages, f"tensorboard/{path}", last)
 
 
-@shot("labels")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/embeddings/00060/hidden_units/metadata.tsv")
-
-
-@shot("embedding")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/embeddings/00060/hidden_units/scatter.html")
-
-
-@shot("mesh")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/meshes/landscape", last="html")
-
-
-@shot("graph")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/graphs/graph", last="html")
-
-
-@shot("tensor")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/tensors/confusion", last="json")
-
-
-@shot("custom-scalars")
-def _(pages: RunPages) -> Parts:
-    return artifact(pages, "tensorboard/custom_scalars.json")
+EVERY_KIND.update((name, of_artifact(*what)) for name, what in FILES.items())
 
 
 # -- the first tab, and the list ----------------------------------------------------------------
