@@ -39,8 +39,8 @@ class Surroundings:
         #: What each variable was, and what it has been made; None: not set.
         self._before: dict[str, Optional[str]] = {}
         self._made: dict[str, Optional[str]] = {}
-        self._uri_before: Any = None
-        self._uri_set = False
+        #: The tracking URI that the program had chosen, while it is another.
+        self._chosen: Any = None
 
     def enter(self, continued: str) -> None:
         """
@@ -63,19 +63,19 @@ class Surroundings:
         tracking = _tracking()
         chosen = getattr(tracking, "_tracking_uri", None)
         if tracking is not None and chosen is not None and not self._same(str(chosen)):
-            self._uri_before, self._uri_set = chosen, True
+            self._chosen = chosen
             tracking.set_tracking_uri(self._full_url())
 
     def leave(self) -> None:
         """Put back what is still as we set it."""
         tracking = _tracking()
-        if self._uri_set and tracking is not None:
+        if self._chosen is not None and tracking is not None:
             before = os.environ.get(_URI)
             if tracking._tracking_uri == self._full_url():  # noqa: SLF001 - has no other name
-                tracking.set_tracking_uri(self._uri_before)
+                tracking.set_tracking_uri(self._chosen)
                 # It writes the variable as well, which has a history of its own.
                 _put(_URI, before)
-            self._uri_set = False
+            self._chosen = None
         for name, value in self._made.items():
             if os.environ.get(name) == value:
                 _put(name, self._before[name])
