@@ -82,7 +82,7 @@ _PRIVATE_KEY = re.compile(
 #: ``user:password@`` of an address, up to the last ``@`` that belongs to it. Databases take a
 #: password with a slash in it; what follows the colon may be a port instead.
 _USERINFO = re.compile(
-    r"(?<=://)(?:[^/:@\s'\"]+:[^/\s'\"]*|[^/:@\s'\"]+:(?!\d+[/?#])[^@\s'\"]*|[^/?#\s'\"]*)@"
+    r"(?<=://)(?:[^/:@\s'\"]+:[^/\s'\"]*|[^/:@\s'\"]+:(?!\d+[/?#])[^@\s'\"]{0,200}|[^/?#\s'\"]*)@"
 )
 _PARAMETER = re.compile(r"(?<=[?&;])([\w.\-]+)=([^&;#\s'\"]+)")
 #: In an address these mean a credential, whatever they mean elsewhere.
@@ -93,7 +93,7 @@ _HEADER = re.compile(
 _BEARER = re.compile(r"(?i)(\bbearer\s+)([\w.~+/=-]{8,})")
 # From the beginning of a word only: a long word would otherwise be looked at from each letter on.
 _PAIR = re.compile(
-    r"(?<![\w.\-])([A-Za-z_][\w.\-]*)(['\"]?\s*[=:]\s*)(?!--)(\"[^\"]*\"|'[^']*'|[^\s,;&\"'{}\[\]()]+)"
+    r"(?<![\w.\-])(-*[A-Za-z_][\w.\-]*)(['\"]?\s*[=:]\s*)(?!--)(\"[^\"]*\"|'[^']*'|[^\s,;&\"'{}\[\]()]+)"
 )
 _OPTION = re.compile(r"(--?|\+{1,2}|-D)?([A-Za-z_][\w.\-/]*)=(.*)", re.DOTALL)
 _FLAG = re.compile(r"--?[A-Za-z][\w.\-]*")

@@ -56,6 +56,7 @@ print(run.stop(timeout=60))
     [
         "postgresql://host/db?user=me&password=planted-query-1f9a",
         "postgresql://me:planted-query-1f9a@host/db",
+        "postgresql://me:pl/anted-query-1f9a@host/db",
         "postgresql://me:planted#query-1f9a@host/db?sslmode=require",
     ],
 )

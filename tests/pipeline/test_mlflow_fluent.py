@@ -298,6 +298,40 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert said["runs"]["mine"]["status"] == ("RUNNING" if word else "KILLED")
 
 
+@pytest.mark.slow
+def test_an_adopted_run_is_not_continued_by_another_program(folder: Path) -> None:
+    script = """
+import os, signal, mlflow, tracelet
+mlflow.set_experiment("kept")
+mlflow.start_run(run_name="mine")
+config = {"silent": True, "mode": "offline", "resume": "auto"}
+run = tracelet.start_logging(backend="mlflow", config=config)
+run.log_metric("loss", 1.0, 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    killed = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environ, timeout=120, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    said = program(
+        """
+import mlflow
+run = start(config={"resume": "auto"})
+id = run.remote().id
+stop()
+end(id=id)
+""",
+        folder,
+    )
+    assert said["id"] != said["runs"]["mine"]["id"]
+    # What was left behind is delivered to where it belongs, and the dead program's run is ended.
+    sync = [sys.executable, "-m", "tracelet", "sync", ".tracelet"]
+    subprocess.run(sync, cwd=folder, env=environ, timeout=120, check=True)
+    mine = program("import mlflow\nend()", folder)["runs"]["mine"]
+    assert (mine["metrics"], mine["status"]) == ({"loss": 1.0}, "KILLED")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="platform: no torch here")
 @pytest.mark.slow
 def test_autolog_sends_nothing_twice_and_models_are_logged(folder: Path) -> None:
