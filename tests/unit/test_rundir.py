@@ -299,6 +299,34 @@ def test_an_owner_is_one_object_of_one_process(tmp_path: Path) -> None:
     other.release()
 
 
+def test_a_run_has_its_owner_before_anybody_can_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever looks for what was left behind puts it away under its owner's hands."""
+    seen = []
+
+    def written(path: Path, data: bytes, *, sync: bool = False) -> None:
+        write_private(path, data, sync=sync)
+        seen.append(RunDir.open(path.parent).owner_alive())
+
+    monkeypatch.setattr(rundir, "write_private", written)
+    info = RunInfo(new_run_id(), None, None, 1.0, {}, ["memory"])
+    run = RunDir.create(tmp_path, info, owned=True)
+    assert seen == [True]
+    assert run.owned
+    run.release()
+
+
+def test_a_run_that_was_put_away_cannot_be_owned(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    other = RunDir.open(run.path)
+    run.remove()
+    assert not other.own(patience_s=0.0)
+    (other.path).mkdir()  # half gone
+    assert not other.own(patience_s=0.0)
+    assert not other.owner_alive()
+
+
 def test_a_run_is_unfinished_until_its_owner_says_that_it_has_finished(tmp_path: Path) -> None:
     def session(status: RunStatus | None) -> RunDir:
         run = new_run(tmp_path)

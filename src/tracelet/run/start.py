@@ -32,7 +32,7 @@ from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
 from tracelet.ship import state
 from tracelet.ship.redaction import values_of
-from tracelet.spool.reader import unfinished
+from tracelet.spool.reader import finished, unfinished
 from tracelet.spool.rundir import (
     RunDir,
     default_root,
@@ -208,8 +208,7 @@ def _folder(plan: Plan) -> tuple[RunDir, bool]:
         former = _unfinished(plan, root)
         if former is not None:
             return former, True
-    run_dir = RunDir.create(root, _info(plan))
-    run_dir.own()
+    run_dir = RunDir.create(root, _info(plan), owned=True)
     remember_root(root, os.environ)
     return run_dir, False
 
@@ -287,7 +286,9 @@ def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:
             )
             return None
         if run_dir.own():
-            return run_dir
+            if not finished(run_dir):
+                return run_dir
+            run_dir.release()  # another process was faster, took it to its end and let go of it
     return None
 
 

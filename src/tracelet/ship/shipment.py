@@ -129,7 +129,7 @@ class Shipment:
             log.warning("%s cannot %s", self.run.path, what, exc_info=error)
 
     def _there(self) -> bool:
-        self.vanished = self.vanished or not (self.run.path / "run.json").exists()
+        self.vanished = self.vanished or not self.run.exists()
         return not self.vanished
 
     def leave(self) -> None:

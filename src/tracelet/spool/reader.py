@@ -22,7 +22,16 @@ from tracelet.spool import codec, frame
 from tracelet.spool.locks import lives, try_lock
 from tracelet.spool.rundir import RunDir, is_main
 
-__all__ = ["Item", "Position", "SegmentReader", "alive", "last_word", "unfinished", "written"]
+__all__ = [
+    "Item",
+    "Position",
+    "SegmentReader",
+    "alive",
+    "finished",
+    "last_word",
+    "unfinished",
+    "written",
+]
 
 #: Read at most so much of a segment at once.
 CHUNK_BYTES = 512 * 1024
@@ -614,10 +623,13 @@ def unfinished(run: RunDir) -> bool:
     Tell whether a training may be taken up again: its owner is gone, and did not say that it had
     finished.
     """
-    if run.owner_alive():
-        return False
+    return not run.owner_alive() and not finished(run)
+
+
+def finished(run: RunDir) -> bool:
+    """Tell whether the last owner of a run said that it had finished."""
     end = last_word(run)
-    return end is None or end.status is not RunStatus.FINISHED
+    return end is not None and end.status is RunStatus.FINISHED
 
 
 def alive(run: RunDir, writer: str, number: int) -> bool:

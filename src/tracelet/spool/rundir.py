@@ -106,28 +106,37 @@ class RunDir:
         return f"RunDir({str(self.path)!r})"
 
     @classmethod
-    def create(cls, root: Path, info: RunInfo) -> RunDir:
+    def create(cls, root: Path, info: RunInfo, *, owned: bool = False) -> RunDir:
         """
         Make the folder of a new run below ``root``.
+
+        Args:
+            root: The folder that holds runs; made if need be.
+            info: Who the run is.
+            owned: Be its owner before anybody can find it. Else whoever looks for what was left
+                behind may take it up, find nothing in it, and put it away.
 
         Raises:
             SpoolError: The folder cannot be made.
         """
         path = root / info.run_id
+        run = cls(path, info)
         made = False
         try:
             make_root(root)
             path.mkdir(mode=0o700)
             made = True
-            run = cls(path, info)
             for folder in run.folders:
                 folder.mkdir(mode=0o700)
+            if owned:
+                run._become_owner()
             content = {"format": FORMAT, **dataclasses.asdict(info)}
             text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
             # Without it nobody would know what the rest is: the one thing forced to disk here.
             write_private(path / _INFO, text.encode("utf-8", "surrogatepass"), sync=True)
         except OSError as error:
             if made:
+                run.release()
                 shutil.rmtree(path, ignore_errors=True)
             raise SpoolError(
                 f"Cannot write to the spool folder {root}: {error.strerror or error}. "
@@ -166,6 +175,10 @@ class RunDir:
             each.mkdir(mode=0o700, exist_ok=True)
         return path / backend
 
+    def exists(self) -> bool:
+        """Return False once the run has been put away as a whole."""
+        return (self.path / _INFO).exists()
+
     # -- who is alive ---------------------------------------------------------------------
 
     def own(self, patience_s: float = 1.0) -> bool:
@@ -175,14 +188,27 @@ class RunDir:
         Args:
             patience_s: How long to try; whoever looks whether the owner lives holds the lock for
                 an instant.
+
+        Returns:
+            False when somebody else is, or when there is no such run any more.
         """
-        note = json.dumps({"pid": os.getpid(), "host": self.info.host, "since": time.time()})
         deadline = time.monotonic() + patience_s
-        while not self._owner.acquire(note.encode()):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        return True
+        try:
+            while not self._become_owner():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+        except FileNotFoundError:
+            return False
+        if self.exists():
+            return True
+        # Whoever had it put it away, between somebody's look at it and our lock.
+        self.release()
+        return False
+
+    def _become_owner(self) -> bool:
+        note = json.dumps({"pid": os.getpid(), "host": self.info.host, "since": time.time()})
+        return self._owner.acquire(note.encode())
 
     def release(self) -> None:
         """Stop being the owner."""
