@@ -87,16 +87,23 @@ def wait_until_delivered(
             away_since = None
         if not spoken and now - started > SPEAK_S:
             spoken = True
-            on_wait(describe(open_ones))
+            on_wait(describe(open_ones, state.spooled(run)))
         time.sleep(0.02)
 
 
-def describe(states: Mapping[str, state.BackendState]) -> str:
-    """Return a few words on what is under way: ``mlflow: 1,204 records to go (sending)``."""
+def describe(states: Mapping[str, state.BackendState], spooled: int) -> str:
+    """
+    Return a few words on what is under way: ``mlflow: 1,204 records to go (sending)``.
+
+    Args:
+        states: What the host said last; it may be in a call that hangs since before that.
+        spooled: How many records there are by now.
+    """
     parts = []
     for name, each in states.items():
         doing = f"{each.state}: {each.detail}" if each.detail else each.state
         # Also a run without records has to be opened and ended.
-        left = f"{name}: {each.pending:,} records to go" if each.pending else name
+        pending = spooled - each.answered
+        left = f"{name}: {pending:,} records to go" if pending > 0 else name
         parts.append(f"{left} ({doing})")
     return ", ".join(parts)
