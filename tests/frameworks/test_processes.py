@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -120,9 +121,6 @@ def test_imported_by_another_thread_just_now(family: Any, tmp_path: Path) -> Non
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="platform: no fork")
 @pytest.mark.parametrize("kept", ["keep", "nofile"])
 def test_a_forked_child_records(family: Any, tmp_path: Path, kept: str) -> None:
-    """
-    A few calls only: TensorBoard's own queue has no thread in a child, and blocks when it is full.
-    """
     out = _run(
         """
         import os, sys, threading
@@ -169,3 +167,83 @@ def test_a_forked_child_records(family: Any, tmp_path: Path, kept: str) -> None:
         kept,
     )
     assert out.split("\n")[0] == str([0] * 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="platform: no fork")
+@pytest.mark.parametrize("way", ["fork", "multiprocessing"])
+def test_a_forked_child_uses_its_parents_writer(family: Any, tmp_path: Path, way: str) -> None:
+    """
+    By itself it hangs at the eleventh call, or at ``flush``; tensorboardX takes its parent along.
+
+    Under ``multiprocessing`` tensorboardX works by itself, and is left alone: what the child logs
+    is in the parent's file. (With us or without, ``flush`` there may write the parent's buffer a
+    second time, or wait for a lock that was held at the fork; ``close`` stops the parent's writer.)
+    """
+    out = _run(
+        """
+        import glob, multiprocessing, os, sys
+        IMPORT_OURS
+        IMPORT_THEIRS
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+        from tracelet.testing.fakes import RecordingSink
+        sink = RecordingSink()
+        integration = Integration()
+        folder, way, alone = sys.argv[1], sys.argv[2], sys.argv[3] == "alone"
+        integration.install(sink)
+        writer = SummaryWriter(folder + "/parent")
+        writer.add_scalar("parent", 0.5, 0)
+
+        def work():
+            for step in range(50):
+                writer.add_scalar("child", step / 7, step)
+            if alone:
+                writer.flush()
+                writer.close()
+            mine = SummaryWriter(folder + "/child")
+            mine.add_scalar("mine", 1.0, 1)
+            mine.flush()
+            assert sink.points("child") == [(step / 7, step) for step in range(50)]
+            grandchild = os.fork()
+            if grandchild == 0:
+                for step in range(12):
+                    mine.add_scalar("grandchild", 1.0, 1)
+                mine.flush()
+                assert len(sink.points("grandchild")) == 12
+                os._exit(0)
+            assert os.waitpid(grandchild, 0)[1] == 0
+            mine.close()
+            integration.uninstall()
+
+        if way == "fork":
+            pid = os.fork()
+            if pid == 0:
+                work()
+                os._exit(0)
+            code = os.waitpid(pid, 0)[1]
+        else:
+            process = multiprocessing.get_context("fork").Process(target=work)
+            process.start()
+            process.join()
+            code = process.exitcode
+        for step in range(1, 30):
+            writer.add_scalar("parent", 0.5, step)
+        writer.close()
+        integration.uninstall()
+        counts = {}
+        for file in sorted(glob.glob(folder + "/*/*")):
+            for event in EventFileLoader(file).Load():
+                for value in event.summary.value:
+                    counts[value.tag] = counts.get(value.tag, 0) + 1
+        print(code, len(sink.points("parent")), counts)
+        """,
+        family,
+        str(tmp_path),
+        way,
+        "alone" if family.name == "tensorboard" or way == "fork" else "shared",
+    )
+    code, logged, counts = out.strip().split(" ", 2)
+    assert (code, logged) == ("0", "30")
+    if family.name == "tensorboardx" and way == "multiprocessing":
+        assert ast.literal_eval(counts) == {"parent": 30, "mine": 1, "child": 50}
+    else:
+        assert ast.literal_eval(counts) == {"parent": 30, "mine": 1}

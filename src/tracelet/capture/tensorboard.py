@@ -31,7 +31,7 @@ class _NoFile:
             raise OSError("Writer is closed")
 
     def close(self) -> None:
-        return
+        self._closed = True
 
 
 def _series(logdir: str, tag: str) -> str:
@@ -65,3 +65,15 @@ class TensorBoard(Writers):
     def quiet(self, closed: bool) -> Mapping[str, Any]:
         """Return what an ``EventFileWriter`` without a file has."""
         return {"_async_writer": _NoFile(closed=closed)}
+
+    def stranded(self, writer: Any) -> bool:
+        """Tell, in a forked child, whether an ``EventFileWriter``'s thread is in the parent."""
+        behind = vars(writer).get("_async_writer")
+        worker = getattr(behind, "_worker", None)
+        # One that is closed, or whose thread has failed, says so itself.
+        return (
+            worker is not None
+            and worker.exception is None
+            and not behind._closed  # type: ignore[union-attr]  # noqa: SLF001
+            and not worker.is_alive()
+        )

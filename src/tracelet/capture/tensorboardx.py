@@ -59,6 +59,16 @@ class TensorBoardX(Writers):
         """Return what an ``EventFileWriter`` without a file has."""
         return {"_closed": True}
 
+    def stranded(self, writer: Any) -> bool:
+        """
+        Tell, in a forked child, whether an ``EventFileWriter``'s thread is in the parent.
+
+        Its queue is one between processes. ``multiprocessing`` gives it a new feeder in a child,
+        and then it works; under a bare ``os.fork`` it keeps the one that stayed behind.
+        """
+        feeder = getattr(vars(writer).get("_event_queue"), "_thread", None)
+        return feeder is not None and not feeder.is_alive()
+
     def more(self, module: ModuleType, record: Recorder, sink: Sink) -> Iterator[Patch]:
         """Tap the writer that stands for a ``FileWriter`` where nothing is to be written at all."""
         dummy = getattr(module, "DummyFileWriter", None)

@@ -7,17 +7,20 @@ place that all of them, and all other libraries' writers, end in.
 
 from __future__ import annotations
 
+import os
 import sys
+import weakref
 from functools import partial
 from types import ModuleType
 from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
 from tracelet._guard import Guard, around, tap
-from tracelet._patching import Patch, Patches
+from tracelet._patching import Patch, Patches, Swap
 from tracelet.capture import methods
 from tracelet.capture.base import Sink
 from tracelet.capture.embeddings import embedding
 from tracelet.capture.silence import Silence
+from tracelet.capture.stranded import leave_alone
 from tracelet.capture.taps import (
     Family,
     Recorder,
@@ -49,6 +52,8 @@ class Writers:
         #: One; more if the module is loaded anew meanwhile.
         self._silences: list[Silence] = []
         self._installed: Optional[tuple[Sink, bool]] = None
+        #: In a forked child: what keeps it away from the files of its parent.
+        self._aboard: list[Swap] = []
 
     # -- what a library says --------------------------------------------------------------
 
@@ -58,6 +63,10 @@ class Writers:
 
     def quiet(self, closed: bool) -> Mapping[str, Any]:
         """Return the attributes that make an ``EventFileWriter`` without a file do nothing."""
+        raise NotImplementedError
+
+    def stranded(self, writer: Any) -> bool:
+        """Tell, in a forked child, whether an ``EventFileWriter``'s thread is in the parent."""
         raise NotImplementedError
 
     def more(self, module: ModuleType, record: Recorder, sink: Sink) -> Iterator[Patch]:
@@ -87,15 +96,32 @@ class Writers:
             },
         )
         self._patches.apply()
+        _on.add(self)
+        if _forked:
+            self._leave_alone()
 
     def uninstall(self) -> None:
         """Take the taps off: the very same objects are back. Twice is once."""
+        _on.discard(self)
         self._installed = None
+        while self._aboard:
+            self._aboard.pop().revert()
         if self._patches is not None:
             self._patches.revert()
             self._patches = None
         while self._silences:
             self._silences.pop().active = False
+
+    def _leave_alone(self) -> None:
+        """In a forked child: let the writers that belong to its parent do nothing."""
+        module = sys.modules.get(self.module)
+        if module is None or not hasattr(module, "EventFileWriter") or self._aboard:
+            return  # no writer has been inherited; or this is a child of a child
+        for swap in leave_alone(
+            module, self.name, self.stranded, partial(self.quiet, closed=False)
+        ):
+            swap.apply()
+            self._aboard.append(swap)
 
     # -- patches --------------------------------------------------------------------------
 
@@ -148,3 +174,19 @@ class Writers:
             return around(original, methods.hinting(family, names), guard)
 
         return build
+
+
+#: What is installed in this process, and whether it was forked from another one.
+_on: weakref.WeakSet[Writers] = weakref.WeakSet()
+_forked = False
+
+
+def _in_child() -> None:
+    global _forked  # noqa: PLW0603
+    _forked = True
+    for writers in list(_on):
+        writers._leave_alone()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
