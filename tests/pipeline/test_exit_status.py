@@ -48,6 +48,17 @@ ENDS = {
     "exit text": End("sys.exit('mine')", "FAILED"),
     "exit 0": End("sys.exit(0)", "FINISHED"),
     "exit nothing": End("sys.exit()", "FINISHED"),
+    "exit of the prompt": End("exit(3)", "FAILED"),
+    "exit raised": End("raise SystemExit", "FINISHED"),
+    "exit caught": End("try:\n    sys.exit(3)\nexcept SystemExit:\n    pass", "FINISHED"),
+    "exit caught and kept": End(
+        "def leave():\n    try:\n        sys.exit(3)\n    except SystemExit as error:\n"
+        "        kept = error\n        raise\nleave()",
+        "FAILED",
+    ),
+    "stopped, then an exception": End(
+        "if len(sys.argv) > 1: tracelet.stop_logging()\nraise ValueError('mine')", "FINISHED"
+    ),
     "exit imported": End("from sys import exit\nexit(3)", "FAILED"),
     "interrupt raised": End("raise KeyboardInterrupt", "KILLED"),
     "Ctrl-C": End(WAIT, "KILLED", signal.SIGINT),
@@ -241,12 +252,16 @@ def test_an_interactive_session_does_not_end_with_an_error(tmp_path: Path) -> No
 def test_hooks_are_the_very_same_objects_afterwards() -> None:
     import tracelet
 
+    quitter = type(exit)
     before = (sys.excepthook, sys.exit, signal.getsignal(signal.SIGTERM))
+    leave = quitter.__call__
     config = {"silent": True, "shipper": "thread", "handle_sigterm": True}
     with tracelet.start_logging(backend="memory", config=config):
         assert sys.excepthook is not before[0]
         assert sys.exit is not before[1]
         assert signal.getsignal(signal.SIGTERM) is not before[2]
+        assert quitter.__call__ is not leave
+    assert quitter.__call__ is leave
     assert (sys.excepthook, sys.exit, signal.getsignal(signal.SIGTERM)) == before
 
 

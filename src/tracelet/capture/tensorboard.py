@@ -74,6 +74,6 @@ class TensorBoard(Writers):
         return (
             worker is not None
             and worker.exception is None
-            and not behind._closed  # type: ignore[union-attr]  # noqa: SLF001
+            and not behind._closed  # noqa: SLF001 - the library's
             and not worker.is_alive()
         )

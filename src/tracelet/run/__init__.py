@@ -95,6 +95,7 @@ class Run:
         self._guard = Guard("run", lambda _: ledger.lose("error"))
         self._failed_before = failures()
         self._stop_lock = threading.RLock()
+        self._stopping = False
         self._end: Optional[RunEnd] = None
         self._ended = False
         self._report: Optional[Report] = None
@@ -473,9 +474,17 @@ class Run:
             time.sleep(_LOOK_S)
 
     def _stop(self, status: RunStatus, timeout: float) -> Report:
-        if self._end is not None:
+        if self._stopping and self._end is not None:
             # A signal handler, in the middle of this very stop.
-            return self._account(status)
+            return self._account(self._end.status)
+        outer, self._stopping = self._stopping, True
+        try:
+            return self._finish(status, timeout)
+        finally:
+            self._stopping = outer
+
+    def _finish(self, status: RunStatus, timeout: float) -> Report:
+        """Bring the run to its end, or go on where a Ctrl-C interrupted an earlier try."""
         for integration in reversed(self._integrations):
             with Guard(f"{integration.name} uninstall"):
                 integration.uninstall()
@@ -486,11 +495,13 @@ class Run:
             self._writer.close()
             self._forget()
             return self._account(RunStatus.RUNNING)
-        lost = self._lost()
-        self._end = RunEnd(status, self._writer.now(), lost)
-        self._spool(self._writer.record, self._end)
-        self._writer.close(patience_s=min(timeout, 5.0))
-        self._ended = True
+        if self._end is None:
+            self._end = RunEnd(status, self._writer.now(), self._lost())
+        if not self._ended:
+            # (Written twice, it says the same.)
+            self._spool(self._writer.record, self._end)
+            self._writer.close(patience_s=min(timeout, 5.0))
+            self._ended = True
         interrupted: Optional[KeyboardInterrupt] = None
         try:
             if self._host is not None:
@@ -498,7 +509,7 @@ class Run:
         except KeyboardInterrupt as error:
             interrupted = error
         self._detach()
-        report = self._account(status)
+        report = self._account(self._end.status)
         self._run_dir.release()
         if self._host is not None:
             self._host.let_go(self._run_dir)

@@ -1,11 +1,14 @@
 """
 How the program ends, when nobody calls ``stop_logging``.
 
-While a run is active three things are watched: ``sys.excepthook`` (an exception that nobody
-caught), ``sys.exit`` (the code is not visible anywhere later) and ``atexit``. All three pass on to
-what was there before, unchanged, and are put back only if they are still ours. What ends without
-Python's knowing (SIGTERM, SIGKILL, ``os._exit``, abort) leaves no word, and that is the word:
-whoever ships closes such a run as KILLED.
+While a run is active these are watched: ``sys.excepthook`` (an exception that nobody caught),
+``sys.exit`` and the prompt's ``exit`` (the code is not visible anywhere later), and ``atexit``. All
+pass on to what was there before, unchanged, and are put back only if they are still ours. What ends
+without Python's knowing (SIGTERM, SIGKILL, ``os._exit``, abort) leaves no word, and that is the
+word: whoever ships closes such a run as KILLED.
+
+An exit is only a word on the way. Somebody may catch the ``SystemExit`` (a tool that was called for
+its result, a notebook) and the program goes on; then it is forgotten.
 
 Two ends look like a plain return from here, and are taken for one: ``raise SystemExit(3)`` written
 out, and a hook that somebody else put in the place of ours.
@@ -19,9 +22,12 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from functools import partial
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Callable, Optional
 
+from tracelet._guard import TRYING
+from tracelet._patching import Swap
 from tracelet.records import RunStatus
 
 __all__ = ["Ending", "status_of"]
@@ -30,6 +36,8 @@ __all__ = ["Ending", "status_of"]
 EXIT_S = 15.0
 #: How long the SIGTERM handler waits for the end to be written before it gives up on it.
 _WORD_TIMEOUT_S = 1.0
+#: The attribute of a ``SystemExit`` that our ``_Leaving`` hangs on.
+_LEAVING = "_tracelet_leaving"
 
 
 def status_of(error: Optional[BaseException]) -> RunStatus:
@@ -75,11 +83,14 @@ class Ending:
         self._sigterm = sigterm
         self._pid = os.getpid()
         self._status = RunStatus.FINISHED
+        #: The exit that said so; None when something else did.
+        self._word: Optional[object] = None
         self._terminated = False
         self._patience_s = EXIT_S
         self._watching = False
         self._former_excepthook: Any = None
         self._former_exit: Any = None
+        self._quit: Optional[Swap] = None
         self._former_sigterm: Any = None
         # Bound once: what is put in place has to be recognised later by identity.
         self._excepthook = self._tracelet_excepthook
@@ -92,6 +103,10 @@ class Ending:
         self._former_excepthook, sys.excepthook = sys.excepthook, self._excepthook
         self._former_exit = sys.exit
         sys.exit = self._exit  # type: ignore[assignment]
+        quitter = getattr(sys.modules.get("_sitebuiltins"), "Quitter", None)
+        if quitter is not None:
+            self._quit = Swap(quitter, "__call__", self._quits(quitter.__call__))
+            self._quit.apply()
         atexit.register(self._at_exit)
         if self._drain is not None:
             _before_threads_end(self)
@@ -112,6 +127,8 @@ class Ending:
             sys.excepthook = self._former_excepthook
         if sys.exit is self._exit:
             sys.exit = self._former_exit
+        if self._quit is not None:
+            self._quit.revert()
         atexit.unregister(self._at_exit)
         _draining.discard(self)
         self._restore_sigterm()
@@ -139,10 +156,35 @@ class Ending:
         self._former_excepthook(kind, error, traceback)
 
     def _tracelet_exit(self, *arguments: Any) -> None:
-        # In any other thread sys.exit ends that thread, not the program.
-        if self._watching and threading.current_thread() is threading.main_thread():
-            self._note(_status_of_code(arguments[0] if arguments else None))
-        self._former_exit(*arguments)
+        self._leave(partial(self._former_exit, *arguments), *arguments[:1])
+
+    def _quits(self, former: Callable[..., Any]) -> Callable[..., Any]:
+        def _tracelet_quit(quitter: Any, *arguments: Any, **named: Any) -> Any:
+            return self._leave(
+                partial(former, quitter, *arguments, **named), *arguments[:1], *named.values()
+            )
+
+        return _tracelet_quit
+
+    def _leave(self, leave: Callable[[], Any], code: object = None) -> Any:
+        # In any other thread an exit ends that thread, not the program.
+        if not self._watching or threading.current_thread() is not threading.main_thread():
+            return leave()
+        before = self._status
+        self._note(_status_of_code(code), word := object())
+        try:
+            came_back = leave()
+        except SystemExit as error:
+            with TRYING:
+                setattr(error, _LEAVING, _Leaving(partial(self._stayed, word, before), word))
+            raise
+        self._stayed(word, before)
+        return came_back
+
+    def _stayed(self, word: object, before: RunStatus) -> None:
+        """Take an exit back that was none."""
+        if self._word is word:
+            self._note(before)
 
     def _tracelet_sigterm(self, number: int, frame: Optional[FrameType]) -> None:
         former = self._former_sigterm
@@ -173,14 +215,20 @@ class Ending:
         if self._ended():
             thread.join()
 
-    def _note(self, status: RunStatus) -> None:
+    def _note(self, status: RunStatus, word: Optional[object] = None) -> None:
         # What a program does on its way out after SIGTERM does not change why it went.
         if not self._terminated:
-            self._status = status
+            self._status, self._word = status, word
 
     def _at_exit(self) -> None:
-        if os.getpid() == self._pid:
-            self._stop(self._status, self._patience_s)
+        if os.getpid() != self._pid:
+            return
+        # The interpreter keeps what it has shown; one that ends the program is not shown. (A
+        # notebook shows it, and goes on.)
+        shown = getattr(getattr(sys, "last_value", None), _LEAVING, None)
+        if shown is not None:
+            shown.check(self._word)
+        self._stop(self._status, self._patience_s)
 
     def drain(self) -> None:
         """Ship what is there while threads can still be started."""
@@ -193,6 +241,41 @@ class Ending:
             # It ends the waiting, here and in what follows, and nothing else.
             self._patience_s = 0.0
         self._patience_s = max(0.0, self._patience_s - (time.monotonic() - began))
+
+
+class _Leaving:
+    """
+    Hangs on a ``SystemExit`` and sees it die: with the program, or because somebody caught it.
+
+    The interpreter drops one that nobody caught when the program has been left, and before it calls
+    any exit hook. So whether the program still runs then is whether it has been caught.
+
+    Args:
+        stayed: Called when it was.
+        word: Which exit it is.
+    """
+
+    def __init__(self, stayed: Callable[[], None], word: object) -> None:
+        self._stayed = stayed
+        self._word = word
+        self._program = _program()
+
+    def check(self, word: Optional[object]) -> None:
+        """Take it for caught if it is this one."""
+        if word is self._word:
+            self._stayed()
+
+    def __del__(self) -> None:
+        if _program() is self._program:
+            self._stayed()
+
+
+def _program() -> Optional[CodeType]:
+    """Return the outermost code that the main thread is in."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return None if frame is None else frame.f_code
 
 
 _draining: set[Ending] = set()

@@ -144,6 +144,9 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             if name not in settings.disable
         ]
         run._begin(integrations, settings.keep_tensorboard)  # noqa: SLF001 - two halves of one
+        if resumed and settings.tags:
+            run.set_tags(settings.tags)
+        ledger.say(_start_line(plan, run_dir, run, resumed=resumed))
         begun = True
     finally:
         # Also after a Ctrl-C: nothing of a start that did not come to its end stays behind.
@@ -153,9 +156,6 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             run_dir.release()
             if not resumed:
                 run_dir.remove()
-    if resumed and plan.settings.tags:
-        run.set_tags(plan.settings.tags)
-    ledger.say(_start_line(plan, run_dir, run, resumed=resumed))
     return run
 
 
