@@ -58,9 +58,18 @@ def start_logging(
     with _lock:
         if _switched_off():
             return _disabled(project, exp_name)
+        from tracelet.run import Run as PlainRun
+        from tracelet.run import spawned
         from tracelet.run.start import launch, prepare
         from tracelet.settings import load
 
+        folder = spawned.invited()
+        if folder is not None:
+            # The very line that the parent has run, which has a run by that.
+            _accept({"folder": folder})
+            joined = get_active_experiment()
+            if joined is not None:
+                return joined
         arguments = {
             "exp_name": exp_name,
             "project": project,
@@ -83,7 +92,21 @@ def start_logging(
             raise
         _end_former(plan.ledger.say)
         _active = launch(plan, _forget)
+        if type(_active) is PlainRun:
+            spawned.invite(_active, loaded.settings, _accept)
         return _active
+
+
+def _accept(terms: Mapping[str, Any]) -> object:
+    """Join the run of the process that has started this one; see ``run.spawned``."""
+    global _active  # noqa: PLW0603
+    from tracelet._guard import Guard
+    from tracelet.run import spawned
+
+    with Guard("spawned child"):
+        if _active is None and not _switched_off():
+            _active = spawned.join(terms, _forget)
+    return spawned.Invitation(_accept, terms)
 
 
 def stop_logging() -> Optional[Report]:
@@ -133,7 +156,10 @@ def _switched_off() -> bool:
 def _forget(run: Run) -> None:
     global _active  # noqa: PLW0603
     if _active is run:
+        from tracelet.run import spawned
+
         _active = None
+        spawned.uninvite()
 
 
 def _after_fork() -> None:
