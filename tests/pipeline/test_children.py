@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def begin(code: str, folder: Path, depot: Depot, **config: Any) -> subprocess.Po
 
 def finished(process: subprocess.Popen[str]) -> list[str]:
     try:
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=180)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -405,3 +406,92 @@ def test_a_daemon_logs_on(tmp_path: Path, depot: Depot) -> None:
     wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
     assert curves(depot) == {"main": STEPS, "daemon": STEPS}
     assert depot.status() == "KILLED"
+
+
+LOADERS = """
+import json, sys, threading
+from torch import zeros
+from torch.utils.data import DataLoader, Dataset
+import tracelet
+
+class Digits(Dataset):
+    def __init__(self, name):
+        self.name = name
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, number):
+        tracelet.get_active_experiment().log_metric(self.name, float(number), number)
+        return zeros(1)
+
+def thread(number):
+    for step in range(500):
+        run.log_metric(f"thread{number}", float(step), step)
+
+if __name__ == "__main__":
+    run = tracelet.start_logging("run", "project", "depot", config=json.loads(sys.argv[1]))
+    threads = [threading.Thread(target=thread, args=(number,)) for number in range(8)]
+    for each in threads:
+        each.start()
+    for way in ("fork", "spawn"):
+        for _ in DataLoader(Digits(way), num_workers=2, multiprocessing_context=way):
+            pass
+    for each in threads:
+        each.join()
+    print(run.stop().check())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_workers_of_data_loaders_while_threads_log(tmp_path: Path, depot: Depot) -> None:
+    pytest.importorskip("torch")
+    script = tmp_path / "program.py"
+    script.write_text(LOADERS)
+    process = subprocess.Popen(
+        [sys.executable, str(script), json.dumps({"silent": True, **options(depot)})],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert finished(process) == ["[]"]
+    found = curves(depot)
+    # (Each of two workers takes every second item, and who is faster comes first.)
+    assert sorted(found.pop("fork")) == STEPS
+    assert sorted(found.pop("spawn")) == STEPS
+    assert found == {f"thread{n}": [float(step) for step in range(500)] for n in range(8)}
+    wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
+
+
+def test_four_programs_that_start_in_one_fresh_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, tracelet\n"
+        "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
+        "config = {'silent': True}\n"
+        "run = tracelet.start_logging('run', 'project', 'jsonl', config=config)\n"
+        "for step in range(20): run.log_metric('loss', float(step), step)\n"
+        "report = run.stop()\n"
+        "sys.exit(str(report) if report.check() or report.recorded != 20 else 0)\n"
+    )
+    begin = repr(time.time() + 2.0)
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(number), begin],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for each in programs:
+        finished(each)
+    wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
+    files = list((tmp_path / "tracelet-jsonl" / "project").glob("*.jsonl"))
+    assert len(files) == 4
+    for file in files:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        values = [line["value"] for line in lines if line.get("key") == "loss"]
+        assert (values, lines[-1]["status"]) == (STEPS, "FINISHED")
