@@ -100,12 +100,10 @@ def start_logging(
 def _accept(terms: Mapping[str, Any]) -> object:
     """Join the run of the process that has started this one; see ``run.spawned``."""
     global _active  # noqa: PLW0603
-    from tracelet._guard import Guard
     from tracelet.run import spawned
 
-    with Guard("spawned child"):
-        if _active is None and not _switched_off():
-            _active = spawned.join(terms, _forget)
+    if _active is None and not _switched_off():
+        _active = spawned.join(terms, _forget)
     return spawned.Invitation(_accept, terms)
 
 

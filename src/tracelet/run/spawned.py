@@ -88,23 +88,27 @@ def invited() -> Optional[str]:
 
 def join(terms: Mapping[str, Any], on_stop: Callable[[Run], None]) -> Optional[Run]:
     """
-    Record into a run of another process of this machine; None when that has ended.
+    Record into a run of another process of this machine. Never raises: a child has to begin.
 
-    Raises:
-        OSError: The folder is not there any more.
-        ValueError: It is no folder of a run.
+    Args:
+        terms: The folder of the run, and the settings that matter in a child.
+        on_stop: Called once, when this process has left the run.
+
+    Returns:
+        The run; None when it has ended, or cannot be joined.
     """
-    run_dir = RunDir.open(Path(terms["folder"]))
-    if not run_dir.owner_alive():
-        return None
-    writer = SpoolWriter(run_dir, main=False, snapshot=terms.get("snapshot", True))
-    run = SpawnedRun(run_dir, writer, on_stop)
-    for name in registry.integrations():
-        if name not in terms.get("disable", ()):
-            integration = registry.integration_class(name)()
-            integration.install(writer, keep=terms.get("keep", True))
-            run._integrations.append(integration)  # noqa: SLF001
-    return run
+    with Guard("joining the run"):
+        run_dir = RunDir.open(Path(terms["folder"]))
+        if run_dir.owner_alive():
+            writer = SpoolWriter(run_dir, main=False, snapshot=terms.get("snapshot", True))
+            run = SpawnedRun(run_dir, writer, on_stop)
+            for name in registry.integrations():
+                if name not in terms.get("disable", ()):
+                    integration = registry.integration_class(name)()
+                    integration.install(writer, keep=terms.get("keep", True))
+                    run._integrations.append(integration)  # noqa: SLF001
+            return run
+    return None
 
 
 class SpawnedRun(Run):
