@@ -16,9 +16,13 @@ from dataclasses import dataclass, field
 from typing import Mapping, Optional
 
 from tracelet._redaction import redacted_line
+from tracelet.errors import shortened
 from tracelet.records import RunStatus
 
 __all__ = ["BackendCounts", "Ledger", "Report"]
+
+#: Of what a backend says, so much fits into the closing line.
+_SAID = 200
 
 log = logging.getLogger("tracelet")
 log.addHandler(logging.NullHandler())
@@ -31,8 +35,9 @@ class BackendCounts:
 
     ``damaged`` is what could not be read back from the disk; normally 0. ``warnings`` counts what a
     person should know although it cost no record, a file that changed before it was sent.
-    ``state`` is the shipper's: ``idle`` or ``closed`` when nothing is left to do, ``waiting`` or
-    ``config`` with the reason in ``detail``. ``look`` tells a person where to see the run.
+    ``left``: something is left to do, be it only to tell the backend of the run, or of its end.
+    ``state`` is the shipper's: ``closed`` when nothing is left, ``waiting`` or ``config`` with the
+    reason in ``detail``. ``look`` tells a person where to see the run.
     """
 
     delivered: int = 0
@@ -44,6 +49,7 @@ class BackendCounts:
     state: str = ""
     detail: str = ""
     look: str = ""
+    left: bool = False
 
     @property
     def total(self) -> int:
@@ -54,11 +60,11 @@ class BackendCounts:
     @property
     def waiting(self) -> bool:
         """True when something is left to do: records, or the run itself."""
-        return bool(self.pending) or self.state in ("starting", "opening", "waiting", "config")
+        return self.left or bool(self.pending)
 
     def __str__(self) -> str:
         if not self.total and self.waiting:
-            return f"not there yet ({self.detail})" if self.detail else "not there yet"
+            return f"not there yet{self._why}"
         parts = [f"{self.delivered:,} delivered"] if self.delivered or not self.total else []
         for count, word in (
             (self.pending, "pending"),
@@ -70,9 +76,12 @@ class BackendCounts:
             if count:
                 parts.append(f"{count:,} {word}")
         text = ", ".join(parts)
-        if self.pending and self.detail:
-            text += f" ({self.detail})"
-        return text
+        return f"{text}{self._why}" if self.pending else text
+
+    @property
+    def _why(self) -> str:
+        # Trackers say anything, up to a whole page; the log and ``tracelet status`` have more.
+        return f" ({shortened(self.detail, _SAID)})" if self.detail else ""
 
 
 @dataclass(frozen=True)
@@ -124,8 +133,12 @@ class Report:
         line = f"tracelet: {' · '.join(parts)}"
         if any(counts.waiting for counts in self.backends.values()):
             return f"{line} → tracelet sync"
-        looks = dict.fromkeys(counts.look for counts in self.backends.values() if counts.look)
-        return f"{line} → {', '.join(looks)}" if looks else line
+        looks = {name: counts.look for name, counts in self.backends.items() if counts.look}
+        if len(self.backends) == 1:
+            return "".join([line, *(f" → {look}" for look in looks.values())])
+        # With several it has to be said whose place is whose.
+        told = ", ".join(f"{name}: {look}" for name, look in looks.items())
+        return f"{line} → {told}" if told else line
 
 
 class Ledger:

@@ -86,6 +86,22 @@ class RunGoneError(ConfigError):
     """The remote run was deleted while records for it were still here."""
 
 
+def shortened(text: str, most: int) -> str:
+    """
+    Return ``text`` in at most ``most`` characters, cut behind a whole word where there is one.
+
+    Trackers answer with anything, up to a whole page.
+    """
+    if len(text) <= most:
+        return text
+    head = text[: most - 1]
+    if not text[most - 1].isspace():
+        whole = head.rsplit(None, 1)[0]
+        # One long word (an address, a base64 blob) says more in part than not at all.
+        head = whole if len(whole) > most // 2 else head
+    return f"{head.rstrip(' ,;:.(')}…"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """
     Return ``" Did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string.

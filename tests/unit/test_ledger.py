@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 
 import pytest
 
 from tracelet._ledger import BackendCounts, Ledger, Report
+from tracelet.errors import shortened
 from tracelet.records import RunStatus
 
 
@@ -122,9 +124,47 @@ def test_a_terminal_of_another_alphabet_is_no_problem(monkeypatch: pytest.Monkey
 
 def test_a_run_that_is_not_there_yet_is_no_success() -> None:
     """Also when nothing was recorded: its name, tags and status are still to be delivered."""
-    away = BackendCounts(state="waiting", detail="nobody is there", look="http://127.0.0.1:9")
+    away = BackendCounts(left=True, detail="nobody is there", look="http://127.0.0.1:9")
     report = Report("id", RunStatus.FINISHED, 0, {}, {"mlflow": away})
     assert not report.complete
     assert str(report) == (
         "tracelet: 0 recorded · mlflow not there yet (nobody is there) → tracelet sync"
     )
+
+
+def test_each_of_several_backends_has_its_own_place() -> None:
+    """Where the pages of one are, and the file of the other."""
+    both = report(
+        2,
+        {},
+        jsonl=BackendCounts(2, look="runs/a.jsonl"),
+        memory=BackendCounts(2),
+        mlflow=BackendCounts(2, look="http://tracker/1"),
+    )
+    assert str(both).endswith(" → jsonl: runs/a.jsonl, mlflow: http://tracker/1")
+    assert str(report(2, {}, jsonl=BackendCounts(2, look="a.jsonl"))).endswith(" → a.jsonl")
+
+
+def test_a_page_that_a_tracker_answers_with_is_cut_behind_a_word() -> None:
+    said = "the tracker says " + "nothing of use " * 100
+    line = str(report(1, {}, mlflow=BackendCounts(pending=1, detail=said, left=True)))
+    assert len(line) < 300
+    assert re.search(
+        r"\(the tracker says (nothing of use )*nothing( of( use)?)?…\) → tracelet", line
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "expected"),
+    [
+        ("as it is", 8, "as it is"),
+        ("one two three", 12, "one two…"),
+        ("one two three", 8, "one two…"),
+        ("one two, three", 10, "one two…"),
+        ("a" * 50, 10, "aaaaaaaaa…"),
+        ("a " + "b" * 50, 20, "a bbbbbbbbbbbbbbbbb…"),
+    ],
+)
+def test_what_is_too_long_is_shortened(text: str, most: int, expected: str) -> None:
+    assert shortened(text, most) == expected
+    assert len(expected) <= most

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence, Union
@@ -544,12 +545,12 @@ class Run:
         own = self._before + self._writer.spooled
         spooled = max(own, state.spooled(self._run_dir))
         backends = {}
-        for name, found in state.read(self._run_dir).items():
+        for name, said in state.read(self._run_dir).items():
             # What the shipper published last may be older than what was logged last.
-            left = max(found.pending, spooled - found.answered)
+            found = replace(said, pending=max(said.pending, spooled - said.answered))
             backends[name] = BackendCounts(
                 delivered=found.delivered,
-                pending=left,
+                pending=found.pending,
                 rejected=found.rejected,
                 unsupported=found.unsupported,
                 damaged=sum(found.damaged.values()),
@@ -557,6 +558,8 @@ class Run:
                 state=found.state,
                 detail=found.detail or "",
                 look=_look(found.remote) or self._looks.get(name, ""),
+                # In a forked child the run goes on, and its end is its owner's.
+                left=found.left and status is not RunStatus.RUNNING,
             )
         lost = self._lost()
         return Report(self.info.run_id, status, spooled + sum(lost.values()), lost, backends)

@@ -9,10 +9,19 @@ from typing import Any, Mapping, Optional
 
 from tracelet.records import RemoteRun
 from tracelet.spool.cursor import Cursor
-from tracelet.spool.reader import written
+from tracelet.spool.reader import lost, waiting_since, written
 from tracelet.spool.rundir import RunDir, is_sampler, load_json, write_private
 
-__all__ = ["BackendState", "is_put_away", "of_cursor", "publish", "read", "spooled"]
+__all__ = [
+    "BackendState",
+    "is_put_away",
+    "lost",
+    "of_cursor",
+    "publish",
+    "read",
+    "spooled",
+    "waits_since",
+]
 
 _FILE = "ship.json"
 
@@ -26,7 +35,8 @@ class BackendState:
     has to mend something; ``error`` says what) or ``closed``. The counts are records of the spool:
     ``delivered + pending + rejected + unsupported + damaged = spooled`` (a record that was cut or
     scrambled on disk aside: it may be counted as damaged without having been counted as spooled).
-    ``since`` is when the state began, in seconds since the epoch.
+    ``since`` is when the state began, in seconds since the epoch. ``gone``: the remote run was
+    deleted over there.
     """
 
     state: str = "starting"
@@ -41,6 +51,7 @@ class BackendState:
     status: Optional[str] = None
     error: str = ""
     since: float = 0.0
+    gone: bool = False
 
     @property
     def answered(self) -> int:
@@ -51,6 +62,19 @@ class BackendState:
     def complete(self) -> bool:
         """True when everything has been dealt with and the remote run has been ended."""
         return self.state == "closed" and not self.pending
+
+    @property
+    def left(self) -> bool:
+        """
+        True while something is left to do once the training has ended: records, or the run itself,
+        which a backend has to hear of, and of its end, also when it has no record.
+        """
+        return not self.complete
+
+    @property
+    def absent(self) -> bool:
+        """True while the backend has nothing, not even the run, and there is nothing to count."""
+        return self.left and not (self.answered or self.pending)
 
 
 def spooled(run: RunDir) -> int:
@@ -72,6 +96,7 @@ def of_cursor(
     error: str = "",
     damaged: Optional[Mapping[str, int]] = None,
     since: float = 0.0,
+    gone: bool = False,
 ) -> BackendState:
     """
     Return the state that a cursor shows.
@@ -84,6 +109,7 @@ def of_cursor(
         error: What went wrong last.
         since: Since when, in seconds since the epoch.
         damaged: What could not be read, where somebody has looked; else what the cursor knows.
+        gone: The remote run was deleted.
     """
     with cursor.lock:
         lanes = cursor.lanes.values()
@@ -99,8 +125,14 @@ def of_cursor(
             status=cursor.closed,
             error=error,
             since=since,
+            gone=gone,
         )
     return dataclasses.replace(found, pending=max(0, total - found.answered))
+
+
+def waits_since(run: RunDir, backend: str) -> Optional[float]:
+    """Return when the oldest record was logged that a backend does not have, if there is one."""
+    return waiting_since(run, Cursor(run, backend).passed)
 
 
 def publish(run: RunDir, states: Mapping[str, BackendState]) -> None:

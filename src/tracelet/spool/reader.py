@@ -12,15 +12,16 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from tracelet.records import RunEnd, RunStatus
 from tracelet.spool import codec, frame
 from tracelet.spool.locks import lives, try_lock
-from tracelet.spool.rundir import RunDir, is_main
+from tracelet.spool.rundir import RunDir, is_main, is_sampler
 
 __all__ = [
     "Item",
@@ -616,6 +617,78 @@ def last_word(run: RunDir) -> Optional[RunEnd]:
         if reader.end is not None:
             return reader.end
     return None
+
+
+def lost(run: RunDir) -> Mapping[str, int]:
+    """
+    Return what the writers of a run could not keep, by reason, as far as the folder tells.
+
+    An owner says it with its last word; one that was killed, and a child, have said it on the way.
+    """
+    total: dict[str, int] = {}
+    for writer, numbers in run.segment_numbers().items():
+        if is_sampler(writer):
+            continue
+        said: dict[str, int] = {}
+        for number in numbers:
+            for reason, count in _told_lost(_Segment(run, writer, number)):
+                said[reason] = max(count, said.get(reason, 0))
+        for reason, count in said.items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+#: Where a frame may begin that tells of losses: there are few, and reading all others takes long.
+_TELLS_OF_LOSSES = re.compile(
+    re.escape(frame.MAGIC) + rb"(?s:.{16})[" + bytes((frame.END, frame.LOST)) + rb"]"
+)
+
+
+def _told_lost(segment: _Segment) -> Iterator[tuple[str, int]]:
+    try:
+        header = _header(segment.read(0, _HEADER_BYTES))
+        if header is None or header.refused:
+            return
+        data = segment.read(0, segment.size())
+    except OSError:
+        return
+    for found in _TELLS_OF_LOSSES.finditer(data, header.start):
+        (each,) = frame.scan(data, found.start(), header.salt, limit=1).frames[:1] or (None,)
+        if each is None or each.type not in (frame.END, frame.LOST):
+            continue  # somebody has logged such bytes
+        try:
+            if each.type == frame.LOST:
+                counts: Any = json.loads(each.payload)
+            else:
+                counts = getattr(codec.decode_record(each.payload), "lost", {})
+            yield from [(str(reason), int(count)) for reason, count in counts.items()]
+        except (AttributeError, OverflowError, RecursionError, TypeError, ValueError):
+            continue
+
+
+def waiting_since(run: RunDir, passed: Callable[[str], Position]) -> Optional[float]:
+    """
+    Return when the oldest record was logged that is not answered for, in seconds since the epoch.
+
+    Args:
+        run: The run.
+        passed: Says for a writer up to where everything is.
+    """
+    times: list[float] = []
+    for writer, numbers in run.segment_numbers().items():
+        if is_sampler(writer):
+            continue
+        reader = SegmentReader(run, writer, passed(writer))
+        times += map(_time_of, reader.read(numbers, dead=False, limit=1)[:1])
+    return min(times, default=None)
+
+
+def _time_of(item: Item) -> float:
+    if item.type == frame.SCALAR:
+        return float(frame.SCALAR_INT.unpack(item.payload)[3])
+    if item.type == frame.EVENT:
+        return float(codec.decode_event(item.payload)[1])
+    return float(codec.decode_record(item.payload).time)
 
 
 def unfinished(run: RunDir) -> bool:
