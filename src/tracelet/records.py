@@ -9,6 +9,7 @@ the shipper decodes a frame into one or more of the records below and hands them
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Union
 
@@ -208,3 +209,13 @@ class RemoteRun:
     url: Optional[str] = None
     look: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def backend_of(target: str) -> str:
+    """
+    Return the name of the backend that a target is delivered by: ``mlflow`` for ``mlflow@2``.
+
+    A run has a target for each place that it goes to; most are named as their backend is.
+    """
+    found = re.fullmatch(r"(.+)@\d+", target)
+    return found[1] if found else target

@@ -20,7 +20,7 @@ from tests.pipeline.depot import Depot, options, plugged_in
 from tests.pipeline.programs import jsonl, left_over, wait_for
 
 import tracelet
-from tracelet.ship import state
+from tracelet.ship import elsewhere, state
 from tracelet.ship.drain import drain
 from tracelet.ship.state import BackendState
 from tracelet.spool.reader import unfinished
@@ -380,3 +380,20 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == 5000
     assert os.listdir(tmp_path / ".tracelet") == [".gitignore"]
+
+
+def test_whoever_has_not_heard_of_a_further_target_leaves_the_run_alone(tmp_path: Path) -> None:
+    """He would delete what is still to go there."""
+    with start() as run:
+        points(run, 10)
+    stale, here = folder(run), folder(run)
+    assert here.shipping.acquire()
+    elsewhere.add(here, "jsonl", {"path": str(tmp_path / "second")}, {}, None)
+    here.shipping.release()
+    states = drain(stale)
+    assert states["jsonl"].pending == 10
+    assert list(tmp_path.rglob("run.jsonl")) == []
+    states = drain(folder(run))
+    assert (states["jsonl"].delivered, states["jsonl@2"].delivered) == (10, 10)
+    assert len(list(tmp_path.rglob("run.jsonl"))) == 2
+    assert left_over(tmp_path / ".tracelet") == []

@@ -26,6 +26,7 @@ from tracelet.spool.rundir import (
     writable,
     write_private,
 )
+from tracelet.spool.targets import Target
 from tracelet.spool.writer import SpoolWriter
 
 not_root = pytest.mark.skipif(
@@ -456,3 +457,55 @@ def test_network_mounts_are_known(
 def test_run_ids_sort_by_time_and_never_repeat() -> None:
     assert new_run_id(0.0) < new_run_id(1_000_000_000.0) < new_run_id()
     assert len({new_run_id(0.0) for _ in range(100)}) == 100
+
+
+# -- where else a run goes ------------------------------------------------------------------------
+
+
+def test_a_further_target_is_seen_by_whoever_opens_the_run(tmp_path: Path) -> None:
+    """With options of its own, and without what the training knew of the first place."""
+    known = {"resume": {"mlflow": "1"}, "parents": {"mlflow": "2"}, "adopted": ["mlflow"]}
+    first = RunInfo("id", "project", "name", 1.0, {}, ["mlflow"], **known)  # type: ignore[arg-type]
+    run = RunDir.create(tmp_path, first)
+    stale = RunDir.open(run.path)
+    added = Target({"path": "/elsewhere"}, {"url": "env:SOME_URL"}, "other")
+    run.retarget({"mlflow@2": added, "mlflow": Target(project=None)})
+    again = RunDir.open(run.path)
+    assert again.info == run.info
+    assert list(again.info.backends) == [*first.backends, "mlflow@2"]
+    assert again.info.options["mlflow@2"] == {"path": "/elsewhere"}
+    assert again.info.secrets["mlflow@2"] == {"url": "env:SOME_URL"}
+    assert again.first.backends == first.backends
+    seen = again.info_for("mlflow@2")
+    assert (seen.project, seen.resume, seen.parents, seen.adopted) == ("other", {}, {}, [])
+    assert again.info_for("mlflow").parents == {"mlflow": "2"}
+    assert again.info_for("mlflow").resume == {}
+    assert stale.retargeted()
+    assert not again.retargeted()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"format": 1}',
+        b'{"format": 1, "targets": {"../x": {}}}',
+        b'{"format": 1, "targets": {"x": 1}}',
+        b'{"format": 1, "targets": {"x": {"options": []}}}',
+        b'{"format": 2, "targets": {}}',
+    ],
+)
+def test_targets_that_cannot_be_are_refused(tmp_path: Path, content: bytes) -> None:
+    run = new_run(tmp_path)
+    (run.path / "targets.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"targets\.json"):
+        RunDir.open(run.path)
+
+
+def test_targets_that_somebody_planted_are_refused(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    (tmp_path / "planted").write_text('{"format": 1, "targets": {}}')
+    (run.path / "targets.json").symlink_to(tmp_path / "planted")
+    with pytest.raises(ValueError, match="is a link"):
+        RunDir.open(run.path)

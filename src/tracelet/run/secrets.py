@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from tracelet.backends.base import Backend, BackendOptions
 from tracelet.errors import ConfigError
-from tracelet.records import RunInfo
+from tracelet.records import RunInfo, backend_of
 from tracelet.settings import (
     has_userinfo,
     secret_fields,
@@ -82,20 +82,21 @@ def recall(info: RunInfo, backend: str, cls: type[Backend]) -> Recalled:
 
     Args:
         info: Who the run is.
-        backend: The name of the backend.
+        backend: The name of the backend, or of a further target of its.
         cls: Its class.
     """
     wanted = info.secrets.get(backend, {})
     found = _of_the_backend(info, backend, cls)
-    given, _ = section_from_environment(backend)
+    kind = backend_of(backend)
+    given, _ = section_from_environment(kind)
     missing = {}
     for field, source in wanted.items():
         variable = source[4:] if source.startswith("env:") else ""
-        value = given.get(field) or os.environ.get(variable or _ours(field, backend))
+        value = given.get(field) or os.environ.get(variable or _ours(field, kind))
         if value:
             found[field] = value
         elif field not in found:
-            missing[field] = variable or cls.secret_variables.get(field) or _ours(field, backend)
+            missing[field] = variable or cls.secret_variables.get(field) or _ours(field, kind)
     return Recalled(found, missing)
 
 

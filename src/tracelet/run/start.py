@@ -273,7 +273,7 @@ def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:
     """Return the last unfinished run of the same project and name, owned by us now."""
     options = {name: dict(parted.options) for name, parted in plan.parts.items()}
     for run_dir in sorted(find_runs(root), key=lambda each: each.info.created, reverse=True):
-        info = run_dir.info
+        info = run_dir.first
         if (info.project, info.name) != (plan.loaded.project, plan.loaded.name):
             continue
         # One that was adopted belongs to the program that had opened it.

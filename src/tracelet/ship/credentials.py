@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tracelet import registry
 from tracelet.backends.base import Backend
 from tracelet.errors import ConfigError
-from tracelet.records import RunInfo
+from tracelet.records import RunInfo, backend_of
 from tracelet.ship.redaction import learn
 
 __all__ = ["maker", "missing"]
@@ -55,7 +55,7 @@ def maker(
             if kind == "env" and option not in secrets:
                 secrets[option] = environ[variable]
         learn({name: secrets})
-        cls = registry.backend_class(name)
+        cls = registry.backend_class(backend_of(name))
         try:
             options = cls.Options(**{**info.options.get(name, {}), **secrets})
         except ValidationError as error:

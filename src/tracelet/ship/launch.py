@@ -133,7 +133,7 @@ class SidecarHost:
 
     def _changed(self, run: RunDir) -> bool:
         """Tell whether the environment says something else to a run's backends than it did."""
-        prefixes = _prefixes(run.info.backends)
+        prefixes = _prefixes(run.first.backends)
         return _relevant(prefixes, os.environ) != _relevant(prefixes, self._environ)
 
     def _start(self, run: RunDir) -> None:

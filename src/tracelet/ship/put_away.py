@@ -8,7 +8,7 @@ import shutil
 from typing import Collection
 
 from tracelet.records import RunStatus
-from tracelet.ship import state
+from tracelet.ship import rejected, state
 from tracelet.spool.rundir import RunDir, find_runs
 
 __all__ = ["put_away", "removes"]
@@ -18,7 +18,12 @@ log = logging.getLogger("tracelet")
 
 def removes(run: RunDir) -> bool:
     """Tell whether a delivered run is deleted as a whole; then nobody else may have it."""
-    return not (run.info.keep or _resumable(run) or any(run.rejects.iterdir()))
+    return not (run.info.keep or _resumable(run) or _refused(run))
+
+
+def _refused(run: RunDir) -> bool:
+    """Tell whether there are records that a backend refused, and that were not sent since."""
+    return any(rejected.left(run, path.stem) for path in run.rejects.glob("*.jsonl"))
 
 
 def put_away(run: RunDir, writers: Collection[str]) -> None:
@@ -95,8 +100,7 @@ def _prune(run: RunDir, keep: int) -> None:
     delivered = [
         each
         for each in kept
-        if all(found.complete for found in state.read(each).values())
-        and not any(each.rejects.iterdir())
+        if all(found.complete for found in state.read(each).values()) and not _refused(each)
     ]
     for each in delivered[:-keep]:
         if each.path != run.path:

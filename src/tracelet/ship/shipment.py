@@ -8,12 +8,13 @@ A shipment has no thread. Its host calls ``work`` for each lane, from one thread
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Collection, Iterator, Mapping, Optional, Sequence
 
 from tracelet.backends.base import Backend
 from tracelet.records import RunEnd, RunStatus
@@ -54,6 +55,8 @@ class Shipment:
         makers: For each backend of the run, what makes a new one with its options.
         collectors: What makes the collectors that measure while the run goes on; empty for a run
             that nobody sees living.
+        only: Of the backends, those to deliver to now; all when None. The others stay as they are,
+            and are asked nothing.
 
     Use it only after ``begin`` returned True. Nothing here raises: what is wrong with the folder of
     one run must not be felt by the others. It is told, and tried again.
@@ -64,8 +67,12 @@ class Shipment:
         run: RunDir,
         makers: Mapping[str, Callable[[], Backend]],
         collectors: Sequence[tuple[str, Callable[[], Collector]]] = (),
+        only: Optional[Collection[str]] = None,
     ) -> None:
         self.run = run
+        self._only = only
+        #: What was last known of those that nothing is delivered to now.
+        self._resting: Mapping[str, state.BackendState] = {}
         self._makers = makers
         self._collectors = collectors
         #: While the run lives; the remote run is not ended before this is.
@@ -96,10 +103,16 @@ class Shipment:
         try:
             if not self._there() or not self._acquire():
                 return False
-            if not self._there():
+            if not self._there() or self._retargeted():
                 # Whoever shipped it put it away while we waited for the lock.
                 self.run.shipping.release()
                 return False
+            if self._only is not None:
+                self._resting = {
+                    name: found
+                    for name, found in state.read(self.run).items()
+                    if name not in self._only
+                }
             catalog = Catalog(self.run)
             for name, make in self._makers.items():
                 self.deliveries[name] = Delivery(self.run, name, make, catalog, self.dead)
@@ -128,6 +141,11 @@ class Shipment:
             self._told = text
             log.warning("%s cannot %s", self.run.path, what, exc_info=error)
 
+    def _retargeted(self) -> bool:
+        """Tell whether the run goes elsewhere, too, by now: we would delete it too early."""
+        self.vanished = self.vanished or self.run.retargeted()
+        return self.vanished
+
     def _there(self) -> bool:
         self.vanished = self.vanished or not self.run.exists()
         return not self.vanished
@@ -139,7 +157,7 @@ class Shipment:
             delivery.abandon()
         try:
             if not self.vanished:
-                for delivery in self.deliveries.values():
+                for delivery in self.all():
                     delivery.cursor.save(sync=True)
                 self.publish(force=True)
         except Exception as error:
@@ -167,7 +185,8 @@ class Shipment:
             ended = self._ended(newest)
             if ended and all(each.quiet() for each in delivery.lanes.values()):
                 status, when = ended
-                if delivery.name in self.run.info.adopted and self._last_word(newest) is not None:
+                adopted = self.run.info_for(delivery.name).adopted
+                if delivery.name in adopted and self._last_word(newest) is not None:
                     status = RunStatus.RUNNING  # the program's own, and it lives to end it
                 return delivery.close(status, when, newest)
             if delivery.state == "sending":
@@ -227,9 +246,11 @@ class Shipment:
 
     def _delivered(self) -> bool:
         newest = self._newest_main()
+        deliveries = self.deliveries.values()
         return (
-            all(each.state == "closed" and each.cursor.session == newest for each in self.all())
+            all(each.state == "closed" and each.cursor.session == newest for each in deliveries)
             and self.settled
+            and not any(each.pending for each in self._of_the_resting().values())
             # The last record of a child that has just died may not have been read yet.
             and all(lane.quiet() for each in self.all() for lane in each.lanes.values())
         )
@@ -267,9 +288,13 @@ class Shipment:
             self._tell("be looked after", error)
             return False
 
+    def asks(self, backend: str) -> bool:
+        """Return True for a backend that something is delivered to now."""
+        return self._only is None or backend in self._only
+
     def all(self) -> list[Delivery]:
-        """Return the deliveries."""
-        return list(self.deliveries.values())
+        """Return the deliveries that something is done for."""
+        return [each for name, each in self.deliveries.items() if name not in self._resting]
 
     # -- life -----------------------------------------------------------------------------
 
@@ -374,8 +399,9 @@ class Shipment:
     def states(self) -> Mapping[str, state.BackendState]:
         """Return where every backend stands."""
         total = self._spooled()
-        states = {}
-        for name, each in self.deliveries.items():
+        states = self._of_the_resting()
+        for each in self.all():
+            name = each.name
             shown, detail, error = each.shown()
             before = self._published.get(name)
             began = before.since if before and before.state == shown else time.time()
@@ -387,8 +413,16 @@ class Shipment:
                 error=error,
                 damaged=each.damaged(),
                 since=began,
+                gone=each.gone,
             )
-        return states
+        return {name: states[name] for name in self.deliveries}
+
+    def _of_the_resting(self) -> dict[str, state.BackendState]:
+        total = self._spooled() if self._resting else 0
+        return {
+            name: dataclasses.replace(each, pending=max(0, total - each.answered))
+            for name, each in self._resting.items()
+        }
 
     def _spooled(self) -> int:
         """Return what ``state.spooled`` does, without looking again into what did not grow."""
@@ -442,13 +476,14 @@ class Shipment:
         """Delete what every backend is done with, unless the run is to be kept."""
         if self.run.info.keep or not self.deliveries:
             return
+        everybody = self.deliveries.values()
         old = [
             self.run.segment_path(writer, number)
             for writer, numbers in self.run.segment_numbers().items()
             for number in numbers[:-1]
-            if number < min(each.cursor.passed(writer).segment for each in self.all())
+            if number < min(each.cursor.passed(writer).segment for each in everybody)
         ]
-        spent = set.intersection(*(each.spent() for each in self.all()))
+        spent = set.intersection(*(each.spent() for each in everybody))
         if not old and not spent:
             return
         for each in self.all():

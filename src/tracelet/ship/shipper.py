@@ -22,8 +22,15 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional
 
 from tracelet.backends.base import Backend, Batch
-from tracelet.errors import ConfigError, RejectedError, RetryableError, TraceletError
-from tracelet.records import Artifact, Record, RemoteRun, RunStatus
+from tracelet.errors import (
+    ConfigError,
+    RejectedError,
+    RetryableError,
+    RunGoneError,
+    TraceletError,
+    shortened,
+)
+from tracelet.records import Artifact, Record, RemoteRun, RunInfo, RunStatus
 from tracelet.ship.assembly import UNCOUNTED, Assembly, Blob, Load, cut, merge
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.redaction import redacted
@@ -80,9 +87,7 @@ class Trouble(NamedTuple):
 
 def trouble(error: Exception) -> Trouble:
     """Return what an answer that was no means. What a person has to mend, time does not."""
-    text = redacted(str(error) or type(error).__name__)
-    if len(text) > SHOWN_CHARACTERS:
-        text = f"{text[:SHOWN_CHARACTERS]}…"
+    text = shortened(redacted(str(error) or type(error).__name__), SHOWN_CHARACTERS)
     # A package that is not there, or a plug-in that cannot be imported, does not come by waiting.
     hopeless = isinstance(error, (TraceletError, ImportError))
     return Trouble("config" if hopeless else "waiting", text)
@@ -122,6 +127,8 @@ class Delivery:
         #: Of the whole; ``shown`` tells what a person should see.
         self.state = "closed" if self.cursor.closed else "starting"
         self.detail = self.error = ""
+        #: The remote run was deleted there.
+        self.gone = False
         self.lanes = {lane: Shipper(self, lane) for lane in LANES}
         self._spent: dict[Path, Blob] = {}
         self._backoff = Backoff()
@@ -195,8 +202,9 @@ class Delivery:
         self.state = "opening" if self.state in ("starting", "closed") else self.state
         try:
             backend = self.instance()
+            info = self.run.info_for(self.name)
             remote = backend.open(
-                self.run.info, self.cursor.remote or self._asked(), self.run.workdir(self.name)
+                info, self.cursor.remote or self._asked(info), self.run.workdir(self.name)
             )
             with self.cursor.lock:
                 self.cursor.remote = remote
@@ -214,18 +222,19 @@ class Delivery:
             self.backend = self._make()
         return self.backend
 
-    def _asked(self) -> Optional[RemoteRun]:
-        wanted = self.run.info.resume.get(self.name)
+    def _asked(self, info: RunInfo) -> Optional[RemoteRun]:
+        wanted = info.resume.get(self.name)
         return RemoteRun(wanted) if wanted else None
 
     def answered(self) -> None:
         """The backend took something: it is well."""
         self._backoff.succeeded()
-        self.state, self.detail, self.error = "sending", "", ""
+        self.state, self.detail, self.error, self.gone = "sending", "", "", False
 
     def failed(self, error: Exception) -> Step:
         """Take note of an answer that was no; return how long to wait."""
         self.state, text = trouble(error)
+        self.gone = isinstance(error, RunGoneError)
         if self.state == "config":
             wait = CONFIG_RETRY_S
             if text != self.error:
@@ -281,11 +290,14 @@ class Delivery:
             except Exception as error:
                 log.debug("letting go of %s failed", self.name, exc_info=error)
 
-    def set_aside(self, record: Record, reason: str, place: dict[str, Position]) -> None:
+    def set_aside(
+        self, record: Record, reason: str, place: dict[str, Position], number: int
+    ) -> None:
         """Write a record that will never be taken where a person finds it."""
         line = {
             "time": time.time(),
             "reason": redacted(reason),
+            "frame": number,
             "at": {writer: list(position) for writer, position in place.items()},
             "type": type(record).__name__,
             # Whole, so that it can be sent some day.
@@ -527,6 +539,7 @@ class Shipper:
     def _hampered(self, error: Exception) -> Step:
         """Take note of what keeps this lane alone from going on; return how long to wait."""
         before, self.trouble = self.trouble, trouble(error)
+        self.delivery.gone = self.delivery.gone or isinstance(error, RunGoneError)
         if self.trouble.state == "config":
             wait = CONFIG_RETRY_S
         else:
@@ -651,7 +664,7 @@ class Shipper:
         rejected = {load.frame_of[index] for index in sending.reasons} - {UNCOUNTED}
         unsupported = load.unsupported - rejected
         for index, reason in sending.reasons.items():
-            delivery.set_aside(sending.refused[index], reason, load.behind)
+            delivery.set_aside(sending.refused[index], reason, load.behind, load.frame_of[index])
         state.rejected += len(rejected)
         state.unsupported += len(unsupported)
         state.delivered += load.frames - len(rejected) - len(unsupported)

@@ -62,6 +62,8 @@ class Cursor:
         self.damaged: dict[str, int] = {}
         #: Things a person should know that cost no record (a file changed before it was sent).
         self.warnings: dict[str, int] = {}
+        #: Which bytes of the backend's rejects were sent once more, and arrived.
+        self.resent: list[tuple[int, int]] = []
         #: There is a cursor that cannot be read: all that is sent may have arrived already.
         self.doubtful = False
         self._synced = 0.0
@@ -76,11 +78,13 @@ class Cursor:
         try:
             lanes = {lane: _lane(content["lanes"][lane]) for lane in LANES}
             damaged, warnings = _counts(content["damaged"]), _counts(content["warnings"])
+            resent = [(int(begin), int(end)) for begin, end in content.get("resent", ())]
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             # Unreadable is not fatal: everything is read and sent again, and arrives once.
             self.doubtful = True
             return
         self.lanes, self.damaged, self.warnings = lanes, damaged, warnings
+        self.resent = resent
         self.closed, self.session = _word(content.get("closed")), _word(content.get("session"))
 
     def save(self, *, sync: bool = False) -> None:
@@ -107,6 +111,7 @@ class Cursor:
             "session": self.session,
             "damaged": self.damaged,
             "warnings": self.warnings,
+            "resent": self.resent,
             "lanes": {lane: vars(state) for lane, state in self.lanes.items()},
         }
 

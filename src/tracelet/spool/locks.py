@@ -271,6 +271,21 @@ class ProcessLock:
         with _turn:
             return _ours(_identity(self.path)) or self._taken()
 
+    def holder(self) -> Optional[Mapping[str, Any]]:
+        """
+        Return what another process has said of itself that holds the lock: ``pid``, as a rule.
+
+        Returns:
+            None when nobody else holds it.
+        """
+        if self.held or not self.taken_elsewhere():
+            return None
+        try:
+            found = json.loads(self.path.read_bytes()[:4096])
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {"pid": found}
+
     def _taken(self) -> bool:
         try:
             fd = os.open(self.path, _OPEN & ~os.O_CREAT, 0o600)

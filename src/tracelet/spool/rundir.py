@@ -20,15 +20,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from tracelet.errors import SpoolError
 from tracelet.records import RunInfo
 from tracelet.spool.locks import ProcessLock
+from tracelet.spool.targets import Target, merged, read_targets, seen_from, text_of_targets
 
 __all__ = [
     "RunDir",
     "default_root",
+    "durable",
     "find_runs",
     "known_roots",
     "new_run_id",
@@ -37,6 +40,7 @@ __all__ = [
 
 FORMAT = 1
 _INFO = "run.json"
+_TARGETS = "targets.json"
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 #: So many folders are remembered before those that are gone are forgotten.
 ROOTS_KEPT = 200
@@ -92,9 +96,15 @@ def sync_folder(path: Path) -> None:
 class RunDir:
     """One run on disk."""
 
-    def __init__(self, path: Path, info: RunInfo) -> None:
+    def __init__(
+        self, path: Path, info: RunInfo, targets: Mapping[str, Target] = MappingProxyType({})
+    ) -> None:
         self.path = path
-        self.info = info
+        #: As ``run.json`` has it, and where it goes besides.
+        self.first = info
+        self.targets = targets
+        #: Who the run is, with every place that it goes to.
+        self.info = merged(info, targets)
         self.segments = path / "seg"
         self.blobs = path / "blobs"
         self.cursors = path / "cursors"
@@ -155,7 +165,9 @@ class RunDir:
         """
         path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
         _refuse_foreign(path, path / _INFO)
-        run = cls(path, _info(path / _INFO))
+        if os.path.lexists(path / _TARGETS):
+            _refuse_foreign(path / _TARGETS)
+        run = cls(path, _info(path / _INFO), read_targets(path / _TARGETS))
         for folder in run.folders:
             # Not there: the run was delivered, and only what was refused is left of it.
             with contextlib.suppress(OSError):
@@ -174,6 +186,27 @@ class RunDir:
         for each in (path, path / backend):  # parents that mkdir makes itself are open to all
             each.mkdir(mode=0o700, exist_ok=True)
         return path / backend
+
+    def info_for(self, target: str) -> RunInfo:
+        """Return who the run is for one of the places that it goes to."""
+        return seen_from(self.info, target, self.targets)
+
+    def retarget(self, targets: Mapping[str, Target]) -> None:
+        """
+        Write down where else the run goes. The caller holds ``shipping``.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        write_private(self.path / _TARGETS, text_of_targets(targets), sync=True)
+        self.targets, self.info = dict(targets), merged(self.first, targets)
+
+    def retargeted(self) -> bool:
+        """Return True when somebody has changed where the run goes since it was opened."""
+        try:
+            return dict(read_targets(self.path / _TARGETS)) != dict(self.targets)
+        except ValueError:
+            return True
 
     def exists(self) -> bool:
         """Return False once the run has been put away as a whole."""
@@ -222,6 +255,10 @@ class RunDir:
     def owner_alive(self) -> bool:
         """Return True while some process owns the run."""
         return self.owned or self._owner.taken_elsewhere()
+
+    def owner(self) -> Optional[Mapping[str, Any]]:
+        """Return what the process says of itself that owns the run; None when nobody does."""
+        return self._owner.holder()
 
     def beat(self) -> None:
         """Give a sign of life where the file system has no locks; nothing elsewhere."""
@@ -362,10 +399,23 @@ _NETWORK_TYPES = (
 
 def on_network(path: Path) -> bool:
     """Return True when ``path`` is known to lie on a network file system (Linux only)."""
+    return _file_system(path).startswith(_NETWORK_TYPES)
+
+
+def durable(root: Path) -> bool:
+    """Return False for a folder of runs that will not outlive this machine's next start."""
+    if _file_system(root) in ("tmpfs", "ramfs"):
+        return False
+    # Where runs go when nothing else can be written to.
+    last_resort = root.parent == Path(tempfile.gettempdir()) and root.name.startswith("tracelet-")
+    return not last_resort
+
+
+def _file_system(path: Path) -> str:
     try:
         lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
     except OSError:
-        return False
+        return ""
     best, kind = "", ""
     real = os.path.realpath(path)
     for line in lines:
@@ -376,7 +426,7 @@ def on_network(path: Path) -> bool:
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, fields[2]
-    return kind.startswith(_NETWORK_TYPES)
+    return kind
 
 
 def remember_root(root: Path, environ: Mapping[str, str] = os.environ) -> None:
@@ -414,14 +464,22 @@ def _lines(path: Path) -> list[str]:
     return [line for line in text.split("\n") if line and "\0" not in line]
 
 
-def find_runs(root: Path) -> list[RunDir]:
-    """Return the runs below ``root`` that can be opened, oldest first."""
+def find_runs(root: Path, refused: Optional[list[str]] = None) -> list[RunDir]:
+    """
+    Return the runs below ``root`` that can be opened, oldest first.
+
+    Args:
+        root: Where to look.
+        refused: Gets a sentence for each of the others.
+    """
     runs = []
     for path in _children(root):
         try:
             runs.append(RunDir.open(path))
-        except (OSError, ValueError, TypeError):
-            continue
+        except (OSError, ValueError, TypeError) as error:
+            # Put away between our look at the folder and this.
+            if refused is not None and os.path.lexists(path / _INFO):
+                refused.append(str(error))
     return runs
 
 
