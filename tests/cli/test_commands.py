@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,21 @@ def recorded(name: str = "name", points: int = 3, **config: Any) -> str:
         for step in range(points):
             run.log_metric("loss", 0.5, step)
     return run.info.run_id
+
+
+def _all_of(terminal: int) -> bytes:
+    """What is written to a terminal until nobody has it any more."""
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(terminal)
+    return shown
 
 
 def arrived(folder: Path) -> list[Path]:
@@ -101,6 +119,8 @@ def test_status_for_a_program(tmp_path: Path) -> None:
     assert content["total"] == {
         "runs": 1,
         "recorded": 3,
+        "spooled": 3,
+        "lost": 0,
         "delivered": 0,
         "pending": 3,
         "rejected": 0,
@@ -111,7 +131,8 @@ def test_status_for_a_program(tmp_path: Path) -> None:
     assert run["path"] == str(tmp_path / ".tracelet" / run_id)
     assert run["active"] is False
     assert run["backends"]["jsonl"]["pending"] == 3
-    assert content["oldest"] == run["created"]
+    assert run["created"] <= content["oldest"] <= time.time()
+    assert content["oldest"] == run["backends"]["jsonl"]["oldest"]
     assert content["last_error"] == ""
 
 
@@ -149,6 +170,110 @@ def test_status_of_a_run_that_is_active() -> None:
         assert run.stop().recorded == 2
 
 
+def test_status_shows_what_a_killed_training_lost(tmp_path: Path) -> None:
+    """It has no last word, but has said on the way what it could not keep; so has one that has."""
+    code = (
+        "import os, sys, tracelet\n"
+        "run = tracelet.start_logging('name', backend='jsonl', config={'mode': 'offline'})\n"
+        "run.log_metric('loss', 1.0)\n"
+        "run._writer._lose('disk', 2)\n"  # as where neither disk nor memory takes a record
+        "run._writer._tell()\n"
+        "run.log_metric('loss', 2.0)\n"
+        "run._writer._lose('disk', 3)\n"
+        "run._writer._tell()\n"
+        "run.log_artifact('not there')\n"
+        "os._exit(1) if sys.argv[1:] else None\n"
+    )
+    for arguments in (["killed"], []):
+        subprocess.run(
+            [sys.executable, "-c", code, *arguments], timeout=60, stderr=subprocess.DEVNULL
+        )
+    content = json.loads(command("status", "--json").output)
+    killed, ended = content["runs"]
+    assert killed["lost"] == {"disk": 5}
+    assert ended["lost"] == {"disk": 5, "artifact": 1}
+    for run in (killed, ended):
+        assert run["recorded"] == run["spooled"] + sum(run["lost"].values())
+        assert run["backends"]["jsonl"]["pending"] == run["spooled"] == 2
+    assert content["total"]["lost"] == 11
+    said = command("status").output
+    assert f"{ended['run']}: lost artifact 1, disk 5" in said
+    head, first, *_ = said.splitlines()
+    assert dict(zip(head.split(), first.split()))["LOST"] == "5"
+
+
+def test_status_says_who_holds_a_run(tmp_path: Path) -> None:
+    """The training that owns it, and the process that delivers it."""
+    config = {"silent": True, "jsonl": {"path": str(tmp_path / "file" / "below")}}
+    (tmp_path / "file").write_text("no folder")
+    with tracelet.start_logging(
+        "name", backend="jsonl", config={**config, "mode": "offline"}
+    ) as run:
+        run.log_metric("loss", 1)
+        holder = subprocess.Popen(
+            [sys.executable, "-m", "tracelet.ship.sidecar"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert holder.stdin is not None
+        folder = tmp_path / ".tracelet" / run.info.run_id
+        holder.stdin.write(json.dumps({"add": str(folder)}).encode() + b"\n")
+        holder.stdin.flush()
+        deadline = time.monotonic() + 60
+        seen: Any = {"shipper": None}
+        while seen["shipper"] is None and time.monotonic() < deadline:
+            found = subprocess.run(
+                [sys.executable, "-m", "tracelet", "status", "--json"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            (seen,) = json.loads(found.stdout)["runs"]
+        assert (seen["owner"]["pid"], seen["shipper"]["pid"]) == (os.getpid(), holder.pid)
+        holder.kill()
+        holder.stdin.close()
+        holder.wait(timeout=60)
+    (seen,) = json.loads(command("status", "--json").output)["runs"]
+    assert (seen["owner"], seen["shipper"], seen["active"]) == (None, None, False)
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(200, True), (130, True), (50, False)])
+def test_status_fits_the_terminal(columns: int, wide: bool) -> None:
+    pty = pytest.importorskip("pty", reason="platform: no terminals")
+    recorded("a-name-that-is-much-longer-than-any-table-has-room-for", 1_204)
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tracelet", "status"],
+        stdout=theirs,
+        env={**os.environ, "COLUMNS": str(columns)},
+    )
+    os.close(theirs)
+    shown = _all_of(ours)
+    assert child.wait(timeout=60) == 0
+    lines = shown.decode().splitlines()
+    if wide:
+        assert lines[0].startswith("RUN ")
+        assert max(map(len, lines[:2])) <= columns
+        assert ("room-for" in lines[1]) == (columns == 200)
+    else:
+        assert max(map(len, lines[:-1])) <= columns
+        assert "    1,204 pending" in lines
+
+
+def test_status_of_a_folder_that_will_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where runs go when nothing else can be written to."""
+    last_resort = Path(tempfile.mkdtemp(prefix="tracelet-"))
+    try:
+        recorded(spool_dir=str(last_resort))
+        recorded("kept")
+        first, second = json.loads(command("status", "--json").output)["runs"]
+        assert (first["durable"], second["durable"]) == (False, True)
+        assert f"not durable: {last_resort} does not outlive" in command("status").output
+    finally:
+        shutil.rmtree(last_resort)
+
+
 def test_status_shows_what_stands_in_the_way(tmp_path: Path) -> None:
     recorded()
     (tmp_path / "tracelet-jsonl").write_text("in the way")
@@ -176,6 +301,42 @@ def test_sync_delivers_and_says_so(tmp_path: Path) -> None:
     assert two == f"{second} second: jsonl 3 delivered, FINISHED → {folder / 'second.jsonl'}"
     assert len(arrived(tmp_path)) == 2
     assert command("sync").output == "Nothing is left to deliver.\n"
+
+
+@pytest.mark.parametrize("kind", ["newer", "others may write", "nonsense"])
+def test_a_folder_that_is_refused_is_told(kind: str, tmp_path: Path) -> None:
+    """And does not keep the others from being delivered."""
+    refused, fine = recorded("first"), recorded("second")
+    folder = tmp_path / ".tracelet" / refused
+    if kind == "newer":
+        content = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**content, "format": 2}))
+        said = f"{folder} was written by a newer tracelet (format 2); update tracelet"
+    elif kind == "nonsense":
+        (folder / "run.json").write_text("[]")
+        said = f"{folder / 'run.json'} does not describe a run"
+    else:
+        folder.chmod(0o777)
+        said = f"{folder} can be changed by other users; remove that right first"
+    result = command("sync")
+    assert result.exit_code == 1
+    assert f"passed over: {said}" in result.output
+    assert f"{fine} second: jsonl 3 delivered" in result.output
+    for target in ([refused], [str(folder)]):
+        result = command("sync", *target)
+        assert result.exit_code == 1
+        assert said in result.output
+    shown = command("status", "--json")
+    content = json.loads(shown.stdout)
+    assert len(content["refused"]) == 1
+    assert content["refused"][0].startswith(said)
+    assert f"passed over: {said}" in command("status").output
+
+
+def test_sync_of_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = command("sync", "empty")
+    assert (result.exit_code, result.output) == (0, "No run in empty.\n")
 
 
 def test_sync_of_one_run(tmp_path: Path) -> None:
@@ -294,16 +455,7 @@ def test_progress_is_for_a_terminal(tmp_path: Path) -> None:
         text=True,
     )
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(ours, 4096)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(ours)
+    shown = _all_of(ours)
     said, _ = child.communicate(timeout=60)
     assert child.returncode == 0
     assert b"delivered" in shown

@@ -56,11 +56,25 @@ def status(folder: Optional[Path], as_json: bool) -> None:
     type=click.FloatRange(min=0),
     help="Give up on a run after so long; by default after 30 s in which nothing was delivered.",
 )
+@click.option("--backend", metavar="NAME", help="Send the named runs to this backend, too.")
+@click.option("--backend-url", metavar="URL", help="Its address.")
+@click.option("--project", metavar="NAME", help="What the runs belong to there.")
+@click.option(
+    "--new-run",
+    is_flag=True,
+    help="Where the tracker has deleted its run, begin another one there.",
+)
+@click.option("--rejected", is_flag=True, help="Send once more what a tracker had refused.")
 @click.pass_context
 def sync(
     context: click.Context,
     targets: tuple[str, ...],
     timeout: Optional[float],
+    backend: Optional[str],
+    backend_url: Optional[str],
+    project: Optional[str],
+    new_run: bool,
+    rejected: bool,
 ) -> None:
     """
     Deliver what is left in the spool.
@@ -71,7 +85,8 @@ def sync(
     """
     from tracelet.cli import sync as command
 
-    context.exit(command.deliver(targets, timeout=timeout))
+    wanted = command.Wanted(backend, backend_url, project, new_run=new_run, rejected=rejected)
+    context.exit(command.deliver(targets, timeout=timeout, wanted=wanted))
 
 
 @tracelet.command()

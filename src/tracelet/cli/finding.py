@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Iterable, Optional, Sequence
+from typing import Iterable, NamedTuple, Optional, Sequence
 
 import click
 
 from tracelet.spool.rundir import RunDir, find_runs, known_roots
 
-__all__ = ["roots_and_runs", "runs_in", "runs_named"]
+__all__ = ["Found", "roots_and_runs", "runs_named"]
 
 
-def runs_in(folder: Path) -> list[RunDir]:
-    """Return the one run that a folder is, or those in it, oldest first."""
-    if not (folder / "run.json").exists():
-        return find_runs(folder)
-    try:
-        return [RunDir.open(folder)]
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
+class Found(NamedTuple):
+    """
+    Runs, oldest first; and why others that are there are not among them.
+
+    ``named``: each of them was asked for, by its id or its folder.
+    """
+
+    runs: list[RunDir]
+    refused: list[str]
+    named: bool = False
 
 
-def roots_and_runs(folder: Optional[Path]) -> tuple[list[Path], list[RunDir]]:
+def roots_and_runs(folder: Optional[Path]) -> tuple[list[Path], Found]:
     """Return where was looked and what is there."""
     roots = [folder] if folder is not None else _everywhere()
-    return roots, _once(run for root in roots for run in runs_in(root))
+    return roots, _below(roots)
 
 
-def runs_named(targets: Sequence[str]) -> list[RunDir]:
+def runs_named(targets: Sequence[str]) -> Found:
     """
     Return the runs that a command's arguments mean.
 
@@ -41,18 +43,46 @@ def runs_named(targets: Sequence[str]) -> list[RunDir]:
     """
     folders = [Path(target) for target in targets if Path(target).is_dir()]
     names = [target for target in targets if not Path(target).is_dir()]
-    found = _once(run for root in folders or _everywhere() for run in runs_in(root))
+    found = _below(folders or _everywhere())
     if not names:
-        return found
+        return found._replace(named=bool(folders) and all(map(_is_run, folders)))
     chosen = []
     for name in names:
-        matches = [run for run in found if run.info.run_id.startswith(name)]
+        matches = [run for run in found.runs if run.info.run_id.startswith(name)]
         if not matches:
-            raise click.ClickException(f"{name!r} is no folder and no run.")
+            raise click.ClickException(_unknown(name, found.refused))
         if len(matches) > 1:
             raise click.ClickException(f"{len(matches)} runs begin with {name!r}; say more of it.")
         chosen += matches
-    return _once(chosen)
+    return Found(_once(chosen), [], named=True)
+
+
+def _unknown(name: str, refused: Sequence[str]) -> str:
+    for sentence in refused:
+        if name in sentence:
+            return sentence
+    return (
+        f"{name!r} is no folder and no run that is here. (One that was delivered is deleted, "
+        "unless the setting keep_runs keeps it.)"
+    )
+
+
+def _below(roots: Iterable[Path]) -> Found:
+    runs: list[RunDir] = []
+    refused: list[str] = []
+    for root in roots:
+        if _is_run(root):
+            try:
+                runs.append(RunDir.open(root))
+            except (OSError, ValueError) as error:
+                refused.append(str(error))
+        else:
+            runs += find_runs(root, refused)
+    return Found(_once(runs), list(dict.fromkeys(refused)))
+
+
+def _is_run(folder: Path) -> bool:
+    return os.path.lexists(folder / "run.json")
 
 
 def _everywhere() -> list[Path]:

@@ -75,10 +75,10 @@ def _room(root: Path) -> Finding:
 
 
 def _undelivered() -> Iterator[Finding]:
-    _, runs = roots_and_runs(None)
+    _, found = roots_and_runs(None)
     counts = [
         max((each.pending for each in state.read(run).values()), default=0)
-        for run in runs
+        for run in found.runs
         if not run.owner_alive()
     ]
     waiting = [count for count in counts if count]
