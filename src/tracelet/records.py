@@ -166,7 +166,9 @@ class RunInfo:
     from: ``"env:NAME"`` or ``"argument"``. ``resume`` maps a backend to the id of the remote run
     to continue; ``adopted`` holds those of them that the program had opened itself, which are its
     own to end; ``parents`` maps a backend to the run below which this one belongs.
-    ``resumable``: should it not finish, a later start may want to continue it. ``context`` holds
+    ``resumable``: should it not finish, a later start may want to continue it. ``ranks``: how many
+    processes of a job record into it, where all of them do. ``job``: what a job that is requeued
+    finds its run by. ``context`` holds
     the facts that nobody logged, by subject (``git``, ``command``, …), JSON values only;
     ``docs/context.md`` lists them. ``collectors`` measure while the run goes on, every
     ``sample_interval_s`` seconds.
@@ -184,6 +186,8 @@ class RunInfo:
     adopted: Sequence[str] = field(default_factory=list)
     parents: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = False
+    ranks: int = 0
+    job: str = ""
     keep: Union[int, str] = 0
     cwd: str = ""
     pid: int = 0

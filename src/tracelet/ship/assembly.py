@@ -30,11 +30,11 @@ from tracelet.records import (
     Tag,
     Text,
 )
-from tracelet.ship.catalog import Catalog
+from tracelet.ship.catalog import Catalog, below_rank
 from tracelet.spool import codec, frame
 from tracelet.spool.cursor import LaneState
 from tracelet.spool.reader import Item, Position, SegmentReader
-from tracelet.spool.rundir import RunDir, is_main, is_sampler
+from tracelet.spool.rundir import RunDir, is_main, is_sampler, leads, rank_of
 
 __all__ = ["UNCOUNTED", "Assembly", "Blob", "Load", "cut", "merge"]
 
@@ -97,6 +97,11 @@ class _Source:
     at: Position
     ahead: deque[Item] = field(default_factory=deque)
     first_seen: Optional[float] = None
+    #: Whose names it has: a rank's, where all ranks record; and whether it decides upon them.
+    rank: Optional[int] = None
+    leads: bool = False
+    #: The names of metrics, by stream and tag: asked for with every point.
+    keys: dict[tuple[str, Optional[str]], str] = field(default_factory=dict)
 
 
 class Assembly:
@@ -143,8 +148,6 @@ class Assembly:
         # Steps counted for the frame in hand; kept only if the frame still fits.
         self._counted: dict[str, int] = {}
         self._turn = 0
-        #: The names of metrics, by stream and tag: asked for with every point.
-        self._keys: dict[tuple[str, Optional[str]], str] = {}
         #: What was found damaged behind the last record of each writer, by reason: no record
         #: follows with which it could be settled, so that every reader finds it again.
         self.tail: dict[str, int] = {}
@@ -226,14 +229,13 @@ class Assembly:
     def _fill(self, load: Load, writer: str, numbers: list[int], bound: Optional[Position]) -> bool:
         """Add a writer's records, up to ``bound`` or the limits; False when the load is full."""
         source = self._source(writer)
-        main = is_main(writer)
         while True:
             self._take_scalars(load, writer, source, bound)
             item = self._peek(source, numbers, writer, wait=bound is None)
             if item is None or (bound is not None and item.after > bound):
                 return True
             self._counted.clear()
-            records = self._records(item, load, main=main)
+            records = self._records(item, load, source)
             if records is not None:
                 if bound is None and load.records and not self._fits(load, records, item):
                     return False
@@ -253,11 +255,12 @@ class Assembly:
 
         The same as ``_fill`` does with anything, the short way: they are almost all there is.
         """
-        main, light, ahead = is_main(writer), self.lane == "light", source.ahead
-        if (light and Metric not in self.accepts) or not (main or self._catalog.has_main):
+        main, light, ahead = source.leads, self.lane == "light", source.ahead
+        rank = source.rank
+        if (light and Metric not in self.accepts) or not (main or self._catalog.has_main(rank)):
             return
         known: Optional[str] = None
-        records, keys, names = load.records, load.keys, self._keys
+        records, keys, names = load.records, load.keys, source.keys
         most, room = self.limits.max_records, self.limits.max_bytes - load.size
         at, before, seq = source.at, source.at, source.at.seq
         while ahead:
@@ -271,12 +274,13 @@ class Assembly:
             ):
                 break
             if stream != known:
-                self._catalog.seen(stream, main=main)
+                self._catalog.seen(stream, main=main, rank=rank)
                 known = stream
             if light:
                 key = names.get((stream, tag))
                 if key is None:
-                    key = names[stream, tag] = self._catalog.key("metric", stream, tag or "")
+                    key = self._catalog.key("metric", stream, tag or "", rank)
+                    names[stream, tag] = key
                 if bound is None and (
                     len(records) >= most
                     or len(payload) > room
@@ -352,8 +356,14 @@ class Assembly:
         return source
 
     def _new_source(self, writer: str, position: Position) -> _Source:
+        rank = rank_of(writer)
+        if rank is None and self.run.info.ranks and not is_sampler(writer):
+            rank = 0  # the owner, and its children
         return _Source(
-            SegmentReader(self.run, writer, position, points=self.lane == "light"), position
+            SegmentReader(self.run, writer, position, points=self.lane == "light"),
+            position,
+            rank=rank,
+            leads=leads(writer),
         )
 
     def _peek(
@@ -368,14 +378,14 @@ class Assembly:
             # The owner's first record decides what a stream is called; give it a moment.
             now = time.monotonic()
             source.first_seen = source.first_seen or now
-            if now - source.first_seen < CHILD_PATIENCE_S and not self._dead_owner():
+            if now - source.first_seen < CHILD_PATIENCE_S and not self._undecided(source.rank):
                 return None
         return source.ahead[0]
 
     def _may_decide(self, source: _Source, writer: str) -> bool:
         """Tell whether this writer's stream might be taken for the plain one, which it is not."""
         # What was measured has no stream.
-        return not (source.reader.main or self._catalog.has_main or is_sampler(writer))
+        return not (source.leads or self._catalog.has_main(source.rank) or is_sampler(writer))
 
     def _unchanged(self, source: _Source, numbers: list[int], writer: str) -> bool:
         """Tell, without opening anything, that a living writer has written nothing more."""
@@ -387,17 +397,22 @@ class Assembly:
         except OSError:
             return False
 
-    def _dead_owner(self) -> bool:
-        return all(self._dead(name) for name in self._sources if is_main(name))
+    def _undecided(self, rank: Optional[int]) -> bool:
+        """Tell whether nobody is left who would decide upon the names of a rank."""
+        return all(
+            self._dead(name)
+            for name, source in self._sources.items()
+            if source.leads and source.rank == rank
+        )
 
     # -- records --------------------------------------------------------------------------
 
-    def _records(self, item: Item, load: Load, *, main: bool) -> Optional[Sequence[Record]]:
+    def _records(self, item: Item, load: Load, source: _Source) -> Optional[Sequence[Record]]:
         """Return the records of a frame, named; None when it belongs to the other lane."""
         if item.type != frame.RECORD:
-            self._catalog.seen(item.stream, main=main)
+            self._catalog.seen(item.stream, main=source.leads, rank=source.rank)
         if item.type == frame.SCALAR:
-            return [self._metric(item, load)] if self.lane == "light" else None
+            return [self._metric(item, load, source.rank)] if self.lane == "light" else None
         light = True
         try:
             if item.type == frame.EVENT:
@@ -411,31 +426,36 @@ class Assembly:
                 light = isinstance(found[0], (Metric, Param, Tag))
                 if light != (self.lane == "light"):
                     return None
-            return [self._named(each, load) for each in found]
+            return [self._named(each, load, source.rank) for each in found]
         except Exception:
             # Whatever is in there: one frame must not stop those behind it.
             log.exception("a record of %s cannot be read", self.run.path.name)
             return _Unreadable() if light == (self.lane == "light") else None
 
-    def _metric(self, item: Item, load: Load) -> Metric:
+    def _metric(self, item: Item, load: Load, rank: Optional[int]) -> Metric:
         fraction = item.flags & frame.FRACTION
         layout = frame.SCALAR_FRACTION if fraction else frame.SCALAR_INT
         _, value, step, when = layout.unpack(item.payload)
-        key = self._catalog.key("metric", item.stream, item.tag or "")
+        key = self._catalog.key("metric", item.stream, item.tag or "", rank)
         if item.flags & frame.NO_STEP:
             step = self._count("metric", key, load)
         return Metric(key, value, step, when, item.stream)
 
-    def _named(self, record: Record, load: Load) -> Record:
+    def _named(self, record: Record, load: Load, rank: Optional[int]) -> Record:
         if isinstance(record, (Metric, Histogram, Text, Media, Table)):
             kind = record.kind if isinstance(record, Media) else type(record).__name__.lower()
-            key = self._catalog.key(kind, record.stream, record.key)
+            key = self._catalog.key(kind, record.stream, record.key, rank)
             step = record.step
             if step is None and not (isinstance(record, Media) and record.index):
                 step = self._count(kind, key, load)
             elif step is None:
                 step = self._next_step(kind, key, load) - 1
             return dataclasses.replace(record, key=key, step=step)
+        if rank and isinstance(record, (Param, Tag)):
+            # Those of the first rank describe the run.
+            record = dataclasses.replace(record, key=below_rank(rank, record.key))
+        if rank and isinstance(record, Artifact):
+            record = dataclasses.replace(record, path=below_rank(rank, record.path))
         if isinstance(record, Artifact) and record.identity is None:
             # Its name alone, so that no path in a spool leads out of the run's folder.
             return dataclasses.replace(

@@ -13,14 +13,42 @@ import json
 import logging
 import os
 import threading
-from typing import Any
+from typing import Any, Optional
 
 from tracelet.naming import Names
 from tracelet.spool.rundir import RunDir
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "below_rank"]
 
 log = logging.getLogger("tracelet")
+
+
+def below_rank(rank: int, name: str) -> str:
+    """Return the name of what a rank logged, in a run into which all ranks record."""
+    return f"rank{rank}/{name}"
+
+
+class _Part:
+    """The names of one rank; of the whole run, where there are none."""
+
+    def __init__(self, cwd: str) -> None:
+        self.names = Names(cwd=cwd)
+        self.streams: set[str] = set()
+        self.has_main = False
+
+    def restore(self, entry: list[Any]) -> None:
+        self.names.restore([entry])
+        # Whichever stream came first, it has been decided which one is the plain one.
+        self.has_main = self.has_main or (entry[0] == "stream" and bool(entry[1]))
+
+
+def _of_rank(entry: Any) -> tuple[Optional[int], Any]:
+    """Part a line from the rank that it is for. Raises ValueError."""
+    if not isinstance(entry, list) or entry[:1] != ["rank"]:
+        return None, entry
+    if len(entry) < 3 or type(entry[1]) is not int:
+        raise ValueError("no rank")
+    return entry[1], entry[2:]
 
 
 class Catalog:
@@ -29,21 +57,17 @@ class Catalog:
     def __init__(self, run: RunDir) -> None:
         self._path = run.path / "names.jsonl"
         self._lock = threading.Lock()
-        self._names = Names(cwd=run.info.cwd)
-        self._streams: set[str] = set()
-        self._has_main = False
+        self._cwd = run.info.cwd
+        #: Of each rank its own, so that it does not matter which rank was faster.
+        self._parts: dict[Optional[int], _Part] = {}
         #: Decisions that are not on disk yet.
         self._unsaved: list[Any] = []
         for entry in self._entries():
             try:
-                self._names.restore([entry])
+                rank, decision = _of_rank(entry)
+                self._part(rank).restore(decision)
             except ValueError:
                 log.warning("%s holds a line that is none of ours", self._path)
-                continue
-            # Whichever stream came first, it has been decided which one is the plain one.
-            self._has_main = self._has_main or (entry[0] == "stream" and bool(entry[1]))
-        # What has just been restored is on disk already.
-        self._names.journal()
 
     def _entries(self) -> list[Any]:
         try:
@@ -62,29 +86,34 @@ class Catalog:
                 continue
         return entries
 
-    def seen(self, stream: str, *, main: bool) -> None:
+    def _part(self, rank: Optional[int]) -> _Part:
+        part = self._parts.get(rank)
+        if part is None:
+            part = self._parts[rank] = _Part(self._cwd)
+        return part
+
+    def seen(self, stream: str, *, main: bool, rank: Optional[int] = None) -> None:
         """Take note of the stream of a record, in the order of the spool."""
-        if stream in self._streams:
+        part = self._part(rank)
+        if stream in part.streams:
             return
         with self._lock:
-            self._names.stream(stream, main=main)
-            self._streams.add(stream)
-            self._has_main = self._has_main or (main and bool(stream))
+            part.names.stream(stream, main=main)
+            part.streams.add(stream)
+            part.has_main = part.has_main or (main and bool(stream))
 
-    @property
-    def has_main(self) -> bool:
-        """True once the owner's process has logged to a stream, so that the plain one is known."""
-        return self._has_main
+    def has_main(self, rank: Optional[int] = None) -> bool:
+        """
+        Tell whether the owner's process (or that of a rank) has logged to a stream, so that the
+        plain one is known.
+        """
+        return self._part(rank).has_main
 
-    def key(self, kind: str, stream: str, tag: str) -> str:
-        """Return the name of a tag in a stream."""
+    def key(self, kind: str, stream: str, tag: str, rank: Optional[int] = None) -> str:
+        """Return the name of a tag in a stream; below ``rank<N>/`` where all ranks record."""
         with self._lock:
-            return self._names.key(kind, stream, tag)
-
-    def originals(self) -> dict[str, tuple[str, str]]:
-        """Return what the user wrote for every name that differs from it."""
-        with self._lock:
-            return dict(self._names.originals())
+            key = self._part(rank).names.key(kind, stream, tag)
+        return key if rank is None else below_rank(rank, key)
 
     def save(self) -> None:
         """
@@ -94,7 +123,9 @@ class Catalog:
             OSError: The disk does not take it; the next call tries again.
         """
         with self._lock:
-            self._unsaved += self._names.journal()
+            for rank, part in self._parts.items():
+                new = part.names.journal()
+                self._unsaved += new if rank is None else [["rank", rank, *each] for each in new]
             if not self._unsaved:
                 return
             lines = "".join(json.dumps(entry) + "\n" for entry in self._unsaved).encode()

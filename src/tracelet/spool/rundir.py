@@ -116,7 +116,14 @@ class RunDir:
         return f"RunDir({str(self.path)!r})"
 
     @classmethod
-    def create(cls, root: Path, info: RunInfo, *, owned: bool = False) -> RunDir:
+    def create(
+        cls,
+        root: Path,
+        info: RunInfo,
+        *,
+        owned: bool = False,
+        before: Callable[[RunDir], object] = lambda _: None,
+    ) -> RunDir:
         """
         Make the folder of a new run below ``root``.
 
@@ -125,6 +132,7 @@ class RunDir:
             info: Who the run is.
             owned: Be its owner before anybody can find it. Else whoever looks for what was left
                 behind may take it up, find nothing in it, and put it away.
+            before: Called with the run before anybody can find it.
 
         Raises:
             SpoolError: The folder cannot be made.
@@ -140,6 +148,7 @@ class RunDir:
                 folder.mkdir(mode=0o700)
             if owned:
                 run._become_owner()
+            before(run)
             content = {"format": FORMAT, **dataclasses.asdict(info)}
             text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
             # Without it nobody would know what the rest is: the one thing forced to disk here.
@@ -285,16 +294,26 @@ class RunDir:
                 found.setdefault(writer, set()).add(int(number))
         return {writer: sorted(found[writer]) for writer in sorted(found, key=writer_order)}
 
-    def new_writer(self, *, main: bool, sampler: bool = False) -> str:
+    def new_writer(
+        self,
+        *,
+        main: bool,
+        sampler: bool = False,
+        rank: Optional[int] = None,
+        forked: bool = False,
+    ) -> str:
         """
         Return a name for the segments of one process; no two processes ever have the same.
 
         Args:
             main: It is the owner's: these are ordered by the session's number.
             sampler: It holds what whoever ships has measured.
+            rank: Not the owner, but another rank of its job; or what that one has forked.
+            forked: The latter.
         """
         if not main:
-            return f"{'s' if sampler else 'c'}{os.getpid()}_{secrets.token_hex(4)}"
+            which = "" if rank is None else f"r{rank}{'f' if forked else ''}"
+            return f"{'s' if sampler else 'c'}{os.getpid()}{which}_{secrets.token_hex(4)}"
         sessions = [
             writer[1:].partition("_")[0] for writer in self.segment_numbers() if is_main(writer)
         ]
@@ -316,6 +335,20 @@ def is_main(writer: str) -> bool:
 def is_sampler(writer: str) -> bool:
     """Return True for the segments of what was measured: nobody logged it, and no count has it."""
     return writer.startswith("s")
+
+
+def rank_of(writer: str) -> Optional[int]:
+    """Return the rank in a writer's name; None for the owner, its children and samplers."""
+    _, letter, number = writer.partition("_")[0].partition("r")
+    number = number[:-1] if number.endswith("f") else number
+    return int(number) if letter and number.isdecimal() and len(number) < 12 else None
+
+
+def leads(writer: str) -> bool:
+    """Return True for the process of a rank itself, the owner's included; False for its forks."""
+    return is_main(writer) or (
+        rank_of(writer) is not None and not writer.partition("_")[0].endswith("f")
+    )
 
 
 def writer_order(writer: str) -> tuple[bool, str]:

@@ -127,9 +127,10 @@ class SpoolWriter:
         files: The system calls.
         segment_bytes: A segment is closed at this size.
         name: The writer's name; a new one when not given.
+        rank: Which one of the owner's job this is, when it is not the owner.
 
     Raises:
-        SpoolError: The owner cannot have a segment. (A child may have one later.)
+        SpoolError: The owner, or a rank, cannot have a segment. (A child may have one later.)
     """
 
     __slots__ = (
@@ -147,6 +148,7 @@ class SpoolWriter:
         "_open",
         "_pid",
         "_queued",
+        "_rank",
         "_release",
         "_retry_at",
         "_segment",
@@ -175,8 +177,10 @@ class SpoolWriter:
         files: Optional[Files] = None,
         segment_bytes: int = SEGMENT_BYTES,
         name: Optional[str] = None,
+        rank: Optional[int] = None,
     ) -> None:
         self.run = run
+        self._rank = rank
         self._files = files or Files()
         self._write = self._files.write
         self._snapshot = snapshot
@@ -193,7 +197,7 @@ class SpoolWriter:
         self._become(main=main)
         if name is not None:
             self.name = name
-        if main:
+        if main or rank is not None:
             try:
                 self._open_segment()
             except OSError as error:
@@ -206,7 +210,7 @@ class SpoolWriter:
         with _forking:
             _writers.add(self)
 
-    def _become(self, *, main: bool) -> None:
+    def _become(self, *, main: bool, forked: bool = False) -> None:
         """Start as a new writer of the run: the owner's at first, a child's after a fork."""
         lock = threading.RLock()
         self._acquire: Callable[[], object] = lock.acquire
@@ -215,7 +219,7 @@ class SpoolWriter:
         self._busy = False
         self._pid = os.getpid()
         self._main = main
-        self.name = self.run.new_writer(main=main)
+        self.name = self.run.new_writer(main=main, rank=self._rank, forked=forked)
         self._segment: Optional[Segment] = None
         #: The segment, where a scalar of a known key may go straight into it; else ``_NOWHERE``.
         self._open = _NOWHERE
@@ -784,7 +788,7 @@ class SpoolWriter:
     def _after_fork(self) -> None:
         """Be a new writer in the child: nothing of the parent's is shared, sent or closed twice."""
         segment, busy = self._segment, self._busy
-        self._become(main=False)
+        self._become(main=False, forked=True)
         if segment is None:
             return
         with contextlib.suppress(OSError):
