@@ -17,7 +17,7 @@ import tracelet
 ROOT = Path(tracelet.__file__).parent
 
 FACTS = ("records", "errors", "findings", "naming", "_redaction")
-GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching")
+GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching", "_process")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
 #: longest prefix of a module's name is its part; a name in a value stands for all below it.
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "_guard": FACTS,
     "_ledger": (*FACTS, "_guard"),
     "_patching": ("_guard",),
+    "_process": (),
     "tfevents": (*FACTS, "_guard", "_ledger"),
     "spool": (*FACTS, "_guard", "_ledger"),
     "backends.base": FACTS,

@@ -1,10 +1,10 @@
 """
 Which one of a job's processes this is, as far as its launcher says so.
 
-Launchers (torchrun, ``srun``, ``mpirun``, …) start one program many times and tell each process its
-number in variables. Only a number together with the number of all is believed: a ``RANK`` that is
-left over in a shell is no job. The first launcher of the table that gives both decides, also when it
-says that there is only one process: ``torchrun`` started by ``srun`` knows better than ``srun``.
+Launchers (torchrun, ``srun``, ``mpirun``, …) start one program many times and tell each process
+its number in variables. Only a number together with the number of all is believed: a ``RANK`` that
+is left over in a shell is no job. The first launcher of the table that gives both decides, also
+when it says that there is only one process: ``torchrun`` under ``srun`` knows better than ``srun``.
 
 A process that a rank starts inherits its variables, and is taken for that rank.
 """

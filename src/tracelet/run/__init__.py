@@ -79,6 +79,7 @@ class Run:
         backends: Optional[Mapping[str, Backend]] = None,
         looks: Optional[Mapping[str, str]] = None,
         before: int = 0,
+        on_end: Optional[Callable[[RunStatus], None]] = None,
         on_stop: Optional[Callable[[Run], None]] = None,
     ) -> None:
         self.info = run_dir.info
@@ -90,6 +91,7 @@ class Run:
         self._backends = backends or {}
         self._looks = looks or {}
         self._before = before
+        self._on_end = on_end
         self._on_stop = on_stop
         self._pid = os.getpid()
         self._integrations: list[Integration] = []
@@ -511,6 +513,9 @@ class Run:
             interrupted = error
         self._detach()
         report = self._account(self._end.status)
+        if self._on_end is not None:
+            with Guard("end"):
+                self._on_end(self._end.status)
         self._run_dir.release()
         if self._host is not None:
             self._host.let_go(self._run_dir)

@@ -8,11 +8,15 @@ them fails.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
@@ -21,13 +25,17 @@ from pydantic import ValidationError
 from tracelet import registry
 from tracelet._guard import Guard
 from tracelet._ledger import Ledger
+from tracelet._process import Rank, find_rank, slurm_job
 from tracelet.backends.base import Backend, ProgramRun
+from tracelet.capture.base import Integration
 from tracelet.collect.gather import FACTS, Gathering
 from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
 from tracelet.run.hosts import Watch, ship
+from tracelet.run.job import Job, count_start
 from tracelet.run.preflight import Preflight
+from tracelet.run.rank import JoinedRun, SilentRun
 from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
 from tracelet.ship import state
@@ -37,6 +45,7 @@ from tracelet.spool.rundir import (
     RunDir,
     default_root,
     find_runs,
+    is_main,
     new_run_id,
     remember_root,
     state_home,
@@ -64,6 +73,13 @@ class Plan:
     ledger: Ledger
     cwd: Path
     gathering: Gathering
+    #: Which process of its job this is; None: it is alone.
+    rank: Optional[Rank]
+
+    @property
+    def beside(self) -> bool:
+        """True in a rank that is not the first one: it asks nobody, and ships nothing."""
+        return self.rank is not None and self.rank.number > 0
 
     @property
     def settings(self) -> TraceletSettings:
@@ -84,6 +100,8 @@ def prepare(loaded: Loaded, began: float) -> Plan:
     """
     cwd = Path.cwd()
     settings = loaded.settings
+    rank = find_rank() if settings.ranks != "each" else None
+    beside = rank is not None and rank.number > 0
     ledger = Ledger(silent=settings.silent)
     backends: dict[str, Backend] = {}
     parts: dict[str, Parted] = {}
@@ -91,13 +109,15 @@ def prepare(loaded: Loaded, began: float) -> Plan:
         backends[name], parts[name], _ = complete(name, loaded, cwd)
     # Early, so that it is done when the backends have answered.
     secrets = values_of({name: parted.credentials for name, parted in parts.items()})
-    gathering = Gathering(settings.collect, secrets)
-    if settings.mode == "online":
+    silent = beside and settings.ranks == "zero"
+    gathering = Gathering([] if silent else settings.collect, secrets)
+    if settings.mode == "online" and not beside:
         preflight = Preflight(backends, ledger, loaded.project)
         deadline = max(began + PREFLIGHT_S, time.monotonic() + PREFLIGHT_AT_LEAST_S)
         for line in preflight.wait(deadline, strict=settings.strict):
             ledger.warn(line)
-    return Plan(loaded, backends, parts, _theirs(loaded, backends), ledger, cwd, gathering)
+    theirs = {} if beside else _theirs(loaded, backends)
+    return Plan(loaded, backends, parts, theirs, ledger, cwd, gathering, rank)
 
 
 def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
@@ -112,7 +132,10 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
         SpoolError: The folder that the user named cannot be used.
     """
     settings, ledger = plan.settings, plan.ledger
-    run_dir, resumed = _folder(plan)
+    start = count_start()
+    if plan.beside:
+        return _beside(plan, start, on_stop)
+    run_dir, resumed, job = _folder(plan, start)
     credentials = {name: parted.credentials for name, parted in plan.parts.items()}
     before = state.spooled(run_dir)
     here = any(backend.in_memory for backend in plan.backends.values())
@@ -136,14 +159,10 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             backends=plan.backends,
             looks={name: each.look(run_dir.info) for name, each in plan.backends.items()},
             before=before,
+            on_end=partial(_note_end, job, run_dir) if job is not None else None,
             on_stop=on_stop,
         )
-        integrations = [
-            registry.integration_class(name)()
-            for name in registry.integrations()
-            if name not in settings.disable
-        ]
-        run._begin(integrations, settings.keep_tensorboard)  # noqa: SLF001 - two halves of one
+        run._begin(_integrations(plan), settings.keep_tensorboard)  # noqa: SLF001 - two halves of one
         if resumed and settings.tags:
             run.set_tags(settings.tags)
         ledger.say(_start_line(plan, run_dir, run, resumed=resumed))
@@ -157,6 +176,102 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             if not resumed:
                 run_dir.remove()
     return run
+
+
+def _integrations(plan: Plan) -> list[Integration]:
+    return [
+        registry.integration_class(name)()
+        for name in registry.integrations()
+        if name not in plan.settings.disable
+    ]
+
+
+# -- another rank than the first ------------------------------------------------------------
+
+
+def _beside(plan: Plan, start: int, on_stop: Callable[[Run], None]) -> Run:
+    """Start on a rank that is not the first one."""
+    assert plan.rank is not None
+    settings, rank = plan.settings, plan.rank
+    if settings.ranks == "zero":
+        about = RunInfo(
+            run_id="",
+            project=plan.loaded.project,
+            name=plan.loaded.name,
+            created=0.0,
+            tags=dict(settings.tags),
+            backends=list(plan.backends),
+            pid=os.getpid(),
+        )
+        silent = SilentRun(about, lambda: Job(_root(plan), rank, start), on_stop)
+        if not settings.keep_tensorboard:
+            silent.silence(_integrations(plan))
+        return silent
+    run_dir, writer, ended = _join(plan, Job(_root(plan), rank, start), start)
+    credentials = {name: parted.credentials for name, parted in plan.parts.items()}
+    run = JoinedRun(
+        rank.number,
+        run_dir,
+        writer,
+        host=partial(ship, settings.shipper, run_dir, credentials, plan.ledger)
+        if settings.mode == "online"
+        else None,
+        ended=ended,
+        ledger=plan.ledger,
+        strict=settings.strict,
+        handle_sigterm=settings.handle_sigterm,
+        looks={name: each.look(run_dir.info) for name, each in plan.backends.items()},
+        on_stop=on_stop,
+    )
+    try:
+        run._begin(_integrations(plan), settings.keep_tensorboard)  # noqa: SLF001 - as above
+    except BaseException:
+        run.stop(RunStatus.FAILED, timeout=0.0)
+        raise
+    return run
+
+
+def _join(plan: Plan, job: Job, start: int) -> tuple[RunDir, SpoolWriter, str]:
+    """
+    Return the run of this job and a writer, which is open: the run is not over before that ends.
+
+    Where rank 0 has not come yet the run is made for it; where it has gone already, and the run
+    with it, what is logged here goes to the same remote run.
+    """
+    entered: list[SpoolWriter] = []
+
+    def enter(run_dir: RunDir) -> None:
+        entered.append(
+            SpoolWriter(run_dir, main=False, rank=job.rank.number, snapshot=plan.settings.snapshot)
+        )
+
+    with job.alone():
+        note = job.read()
+        found = job.folder(note) if note is not None else job.parents()
+        if found is None and note is None and _resumes(plan):
+            found = _unfinished(plan, job.root, start, own=False)
+        if found is not None and not (note is not None and note.status and note.remotes):
+            with Guard("ranks"):
+                enter(found)
+                if note is None and found.info.ranks:
+                    job.write(found.info.run_id)
+                return found, entered[0], note.status if note is not None else ""
+        info = _info(plan, start)
+        if note is not None and note.status:
+            ids = {name: note.remote(name) for name in info.backends}
+            info = replace(info, resume={n: run.id for n, run in ids.items() if run is not None})
+        run_dir = RunDir.create(job.root, info, before=enter)
+        if note is None:
+            job.write(info.run_id)
+    remember_root(job.root, os.environ)
+    return run_dir, entered[0], note.status if note is not None else ""
+
+
+def _note_end(job: Job, run_dir: RunDir, status: RunStatus) -> None:
+    """Tell ranks that come later how and where it ended."""
+    states = state.read(run_dir)
+    remotes = {n: asdict(each.remote) for n, each in states.items() if each.remote is not None}
+    job.write(run_dir.info.run_id, status.value, remotes)
 
 
 # -- before anything starts -----------------------------------------------------------------
@@ -201,16 +316,46 @@ def _theirs(loaded: Loaded, backends: Mapping[str, Backend]) -> Mapping[str, Pro
 # -- the folder -----------------------------------------------------------------------------
 
 
-def _folder(plan: Plan) -> tuple[RunDir, bool]:
-    """Return the folder of the run, owned, and whether it is that of a former run."""
+def _folder(plan: Plan, start: int) -> tuple[RunDir, bool, Optional[Job]]:
+    """
+    Return the folder of the run, owned, whether it is that of a former run, and where the other
+    ranks look for it.
+    """
     root = _root(plan)
-    if plan.settings.resume == "auto" and not plan.theirs:
-        former = _unfinished(plan, root)
-        if former is not None:
-            return former, True
-    run_dir = RunDir.create(root, _info(plan), owned=True)
+    job = Job(root, plan.rank, start) if plan.rank is not None else None
+    with job.alone() if job is not None else nullcontext():
+        note = job.read() if job is not None else None
+        prepared = job.folder(note) if job is not None and note is not None else None
+        if note is not None and note.rank == 0 and prepared is not None and prepared.owner_alive():
+            job = None  # we are a program that rank 0 has started, and no rank
+        elif note is not None and note.rank and prepared is not None and prepared.own():
+            resumed = any(map(is_main, prepared.segment_numbers()))
+            if not resumed:
+                prepared.describe(replace(_info(plan, start), run_id=prepared.info.run_id))
+            return prepared, resumed, job
+        former = _unfinished(plan, root, start) if _resumes(plan) and not plan.theirs else None
+        run_dir = former or RunDir.create(root, _info(plan, start), owned=True)
+        if job is not None:
+            job.write(run_dir.info.run_id)
     remember_root(root, os.environ)
-    return run_dir, False
+    return run_dir, former is not None, job
+
+
+def _resumes(plan: Plan) -> bool:
+    """Tell whether an unfinished run is looked for: if asked to, or in a job that was requeued."""
+    if plan.settings.resume is not None:
+        return plan.settings.resume == "auto"
+    return bool(plan.settings.run_id is None and slurm_job()[1])
+
+
+def _requeued_as(plan: Plan, start: int) -> str:
+    """Return what this start has in common with that of the same job before it was requeued."""
+    job = slurm_job()[0]
+    if not job or plan.settings.resume is not None or plan.settings.run_id is not None:
+        return ""
+    rank = find_rank() if plan.settings.ranks == "each" else None
+    text = "\0".join((str(plan.cwd), str(start), str(rank.number if rank else 0), *sys.argv))
+    return f"{job} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
 def _root(plan: Plan) -> Path:
@@ -232,10 +377,11 @@ def _root(plan: Plan) -> Path:
     return root
 
 
-def _info(plan: Plan) -> RunInfo:
+def _info(plan: Plan, start: int) -> RunInfo:
     from tracelet import __version__
 
     settings = plan.settings
+    requeued = _requeued_as(plan, start)
     # A name of one's own makes it a run of its own, below the one that is open.
     new = plan.loaded.name is not None
     continued = {name: run.id for name, run in plan.theirs.items() if not (new and run.held)}
@@ -251,7 +397,9 @@ def _info(plan: Plan) -> RunInfo:
         resume={**continued, **plan.loaded.resume},
         adopted=[name for name in continued if plan.theirs[name].held],
         parents={name: run.id for name, run in plan.theirs.items() if name not in continued},
-        resumable=settings.resume == "auto",
+        resumable=settings.resume == "auto" or bool(requeued),
+        ranks=plan.rank.size if plan.rank is not None and settings.ranks == "all" else 0,
+        job=requeued,
         keep=settings.keep_runs,
         cwd=str(plan.cwd),
         pid=os.getpid(),
@@ -269,15 +417,20 @@ def _collectors(plan: Plan) -> list[str]:
     return [name for name in plan.settings.collect if name not in FACTS]
 
 
-def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:
-    """Return the last unfinished run of the same project and name, owned by us now."""
+def _unfinished(plan: Plan, root: Path, start: int, *, own: bool = True) -> Optional[RunDir]:
+    """
+    Return the last unfinished run of the same project and name, owned by us now if ``own``.
+
+    Without ``resume="auto"``: of the very job that was requeued.
+    """
+    job = _requeued_as(plan, start)
     options = {name: dict(parted.options) for name, parted in plan.parts.items()}
     for run_dir in sorted(find_runs(root), key=lambda each: each.info.created, reverse=True):
         info = run_dir.first
         if (info.project, info.name) != (plan.loaded.project, plan.loaded.name):
             continue
         # One that was adopted belongs to the program that had opened it.
-        if info.adopted or not unfinished(run_dir):
+        if info.adopted or (job and info.job != job) or not unfinished(run_dir):
             continue
         if dict(info.options) != options or list(info.backends) != list(plan.backends):
             plan.ledger.warn(
@@ -285,6 +438,8 @@ def _unfinished(plan: Plan, root: Path) -> Optional[RunDir]:
                 "a new run is started."
             )
             return None
+        if not own:
+            return run_dir
         if run_dir.own():
             if not finished(run_dir):
                 return run_dir
@@ -298,6 +453,8 @@ def _start_line(plan: Plan, run_dir: RunDir, run: Run, *, resumed: bool) -> str:
     verb = "continuing" if resumed else "recording"
     if plan.settings.mode == "offline":
         return f"{verb} {name} in {run_dir.path} → tracelet sync delivers it"
+    if plan.rank is not None and not info.ranks:
+        verb = f"rank 0 of {plan.rank.size} is {verb}"
     looks = [f"{backend}: {look}" if look else backend for backend, look in run.looks.items()]
     return f"{verb} {name}{_relation(plan, info)} → {', '.join(looks)}"
 

@@ -91,6 +91,11 @@ class TraceletSettings(BaseSettings):
         default=None,
         description="auto: continue the last unfinished run of this project and name, if any.",
     )
+    ranks: Literal["zero", "all", "each"] = Field(
+        default="zero",
+        description="Which processes of a distributed job record: rank 0, all into one run, or "
+        "each into a run of its own.",
+    )
     keep_runs: Union[int, Literal["all"]] = Field(
         default=0, description="How many delivered runs stay in the spool, compressed; or 'all'."
     )

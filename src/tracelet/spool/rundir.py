@@ -149,10 +149,7 @@ class RunDir:
             if owned:
                 run._become_owner()
             before(run)
-            content = {"format": FORMAT, **dataclasses.asdict(info)}
-            text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-            # Without it nobody would know what the rest is: the one thing forced to disk here.
-            write_private(path / _INFO, text.encode("utf-8", "surrogatepass"), sync=True)
+            run._write_info()
         except OSError as error:
             if made:
                 run.release()
@@ -162,6 +159,22 @@ class RunDir:
                 "Give a writable one with spool_dir (or TRACELET_SPOOL_DIR)."
             ) from error
         return run
+
+    def _write_info(self) -> None:
+        content = {"format": FORMAT, **dataclasses.asdict(self.info)}
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+        # Without it nobody would know what the rest is: the one thing forced to disk here.
+        write_private(self.path / _INFO, text.encode("utf-8", "surrogatepass"), sync=True)
+
+    def describe(self, info: RunInfo) -> None:
+        """
+        Say anew who the run is, which another rank has made before its owner came.
+
+        Args:
+            info: With the same ``run_id``. The caller owns the run. Raises OSError.
+        """
+        self.info = info
+        self._write_info()
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -340,7 +353,7 @@ def is_sampler(writer: str) -> bool:
 def rank_of(writer: str) -> Optional[int]:
     """Return the rank in a writer's name; None for the owner, its children and samplers."""
     _, letter, number = writer.partition("_")[0].partition("r")
-    number = number[:-1] if number.endswith("f") else number
+    number = number.removesuffix("f")
     return int(number) if letter and number.isdecimal() and len(number) < 12 else None
 
 
