@@ -238,6 +238,19 @@ def _(tmp_path: Path, _capsys: Any) -> None:
         assert [points(path) for path in files(where)] == expected
 
 
+@seen_at_the_far_end("ranks")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    found = {}
+    for ranks, number in (("zero", 0), ("zero", 1), ("all", 0), ("each", 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RANK", str(number))
+            patch.setenv("WORLD_SIZE", "2")
+            record({"ranks": ranks}, exp_name=f"{ranks} {number}").stop()
+        for path in files(tmp_path / "tracelet-jsonl"):
+            found[path.stem] = {line["key"] for line in lines(path) if line["type"] == "metric"}
+    assert found == {"zero 0": {"loss"}, "all 0": {"rank0/loss"}, "each 1": {"loss"}}
+
+
 @seen_at_the_far_end("keep_runs")
 def _(tmp_path: Path, _capsys: Any) -> None:
     root = tmp_path / ".tracelet"

@@ -2,8 +2,9 @@
 A training program for the tests to kill: it logs numbers and writes down what was acknowledged.
 
 Run with a JSON object as its only argument: ``config`` for ``start_logging``, ``backend``,
-``points`` (None for ever), ``pause_s`` between points, ``heavy``: histograms and pictures too,
-``ack``: a file that always holds how many calls have returned, ``end``: how to end.
+``points`` (None for ever), ``first``: the first step, ``shift``: what is added to every value,
+``pause_s`` between points, ``heavy``: histograms and pictures too, ``ack``: a file that always
+holds how many calls have returned, ``end``: how to end.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     first = plan.get("first", 0)
     number = first
     while plan.get("points") is None or number < first + plan["points"]:
-        writer.add_scalar("loss", number / 7, number)
+        writer.add_scalar("loss", number / 7 + plan.get("shift", 0.0), number)
         if plan.get("heavy"):
             writer.add_histogram("weights", [0.0, 1.0, float(number)], number)
             grey = [[[number % 256, number // 256 % 256]]]

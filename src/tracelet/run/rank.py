@@ -216,6 +216,7 @@ class JoinedRun(Run):
         run = self._run_dir
         if run.owner_alive() or not run.exists():
             return
+        end = RunStatus(self._rank0_ended) if self._rank0_ended else status
         if not any(map(is_main, run.segment_numbers())) and run.own():
             if not self._rank0_ended:
                 self._ledger.warn(
@@ -223,13 +224,14 @@ class JoinedRun(Run):
                     "logged is a run of its own; with several machines give a folder that all of "
                     "them see with spool_dir."
                 )
-            end = RunStatus(self._rank0_ended) if self._rank0_ended else status
             writer = SpoolWriter(run, main=True)
             writer.record(RunEnd(end, writer.now()))
             writer.close(patience_s=1.0)
         if self._make_host is not None and not run.shipping.taken_elsewhere():
             host = self._make_host()
             host.wait(run, timeout, self._waiting)
+            if self._on_end is not None and run.owned:
+                self._on_end(end)
             run.release()
             host.let_go(run)
         run.release()

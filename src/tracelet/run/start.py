@@ -33,7 +33,7 @@ from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
 from tracelet.run.hosts import Watch, ship
-from tracelet.run.job import Job, count_start
+from tracelet.run.job import Job, Note, count_start
 from tracelet.run.preflight import Preflight
 from tracelet.run.rank import JoinedRun, SilentRun
 from tracelet.run.secrets import Parted, part
@@ -207,7 +207,8 @@ def _beside(plan: Plan, start: int, on_stop: Callable[[Run], None]) -> Run:
         if not settings.keep_tensorboard:
             silent.silence(_integrations(plan))
         return silent
-    run_dir, writer, ended = _join(plan, Job(_root(plan), rank, start), start)
+    job = Job(_root(plan), rank, start)
+    run_dir, writer, ended = _join(plan, job, start)
     credentials = {name: parted.credentials for name, parted in plan.parts.items()}
     run = JoinedRun(
         rank.number,
@@ -221,6 +222,7 @@ def _beside(plan: Plan, start: int, on_stop: Callable[[Run], None]) -> Run:
         strict=settings.strict,
         handle_sigterm=settings.handle_sigterm,
         looks={name: each.look(run_dir.info) for name, each in plan.backends.items()},
+        on_end=partial(_note_end, job, run_dir),
         on_stop=on_stop,
     )
     try:
@@ -256,15 +258,21 @@ def _join(plan: Plan, job: Job, start: int) -> tuple[RunDir, SpoolWriter, str]:
                 if note is None and found.info.ranks:
                     job.write(found.info.run_id)
                 return found, entered[0], note.status if note is not None else ""
-        info = _info(plan, start)
-        if note is not None and note.status:
-            ids = {name: note.remote(name) for name in info.backends}
-            info = replace(info, resume={n: run.id for n, run in ids.items() if run is not None})
+        info = _continuing(_info(plan, start), note)
         run_dir = RunDir.create(job.root, info, before=enter)
         if note is None:
             job.write(info.run_id)
     remember_root(job.root, os.environ)
     return run_dir, entered[0], note.status if note is not None else ""
+
+
+def _continuing(info: RunInfo, note: Optional[Note]) -> RunInfo:
+    """Return ``info``, for the remote run that other ranks have ended already, if they have."""
+    if note is None or not note.status:
+        return info
+    ids = {name: note.remote(name) for name in info.backends}
+    there = {name: run.id for name, run in ids.items() if run is not None}
+    return replace(info, resume={**there, **info.resume})
 
 
 def _note_end(job: Job, run_dir: RunDir, status: RunStatus) -> None:
@@ -334,7 +342,9 @@ def _folder(plan: Plan, start: int) -> tuple[RunDir, bool, Optional[Job]]:
                 prepared.describe(replace(_info(plan, start), run_id=prepared.info.run_id))
             return prepared, resumed, job
         former = _unfinished(plan, root, start) if _resumes(plan) and not plan.theirs else None
-        run_dir = former or RunDir.create(root, _info(plan, start), owned=True)
+        if former is None:
+            info = _continuing(_info(plan, start), note if note is not None and note.rank else None)
+        run_dir = former or RunDir.create(root, info, owned=True)
         if job is not None:
             job.write(run_dir.info.run_id)
     remember_root(root, os.environ)
