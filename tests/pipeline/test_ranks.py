@@ -20,8 +20,10 @@ import pytest
 from tests.pipeline.depot import Depot, options, plugged_in
 from tests.pipeline.programs import left_over, wait_for
 
+from tracelet.records import RunInfo
+from tracelet.ship.catalog import Catalog
 from tracelet.ship.drain import drain
-from tracelet.spool.rundir import find_runs
+from tracelet.spool.rundir import RunDir, find_runs, leads, new_run_id, rank_of
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="platform: looks at processes through /proc"
@@ -443,3 +445,29 @@ def test_a_job_that_slurm_requeues(tmp_path: Path, depot: Depot) -> None:
     assert session("7", "1") == first
     assert session("7", "2") == first
     assert session("7", "3", resume="never") != first
+
+
+def test_the_names_of_a_rank_are_its_own_and_found_again(tmp_path: Path) -> None:
+    """Whoever ships next; and a line of a rank that makes no sense costs itself."""
+    info = RunInfo(new_run_id(), "project", "name", time.time(), {}, ["depot"], ranks=3)
+    run = RunDir.create(tmp_path, info)
+    catalog = Catalog(run)
+    catalog.seen("runs/a", main=True, rank=1)
+    assert catalog.key("metric", "runs/b", "loss", 1) == "rank1/b/loss"
+    catalog.save()
+    (run.path / "names.jsonl").open("a").write('["rank", "x", "stream", "", ""]\n["rank"]\n')
+    again = Catalog(run)
+    assert again.key("metric", "runs/b", "loss", 1) == "rank1/b/loss"
+    assert again.key("metric", "runs/b", "loss", 2) == "rank2/loss"
+    assert again.has_main(1)
+    assert not again.has_main(0)
+
+
+def test_a_writer_s_name_tells_its_rank(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, RunInfo(new_run_id(), None, None, 0.0, {}, []))
+    process = run.new_writer(main=False, rank=12)
+    fork = run.new_writer(main=False, rank=12, forked=True)
+    child = run.new_writer(main=False, forked=True)
+    main = run.new_writer(main=True)
+    assert [rank_of(each) for each in (process, fork, child, main)] == [12, 12, None, None]
+    assert [leads(each) for each in (process, fork, child, main)] == [True, False, False, True]
