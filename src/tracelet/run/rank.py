@@ -15,7 +15,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 from tracelet._guard import Guard
 from tracelet._ledger import Report
 from tracelet.capture.base import Integration
-from tracelet.errors import TraceletError
+from tracelet.errors import ConfigError, TraceletError
 from tracelet.records import RemoteRun, RunEnd, RunInfo, RunStatus
 from tracelet.run import Run
 from tracelet.run.disabled import DisabledRun
@@ -131,19 +131,28 @@ class SilentRun(DisabledRun):
 
         Nothing is asked but the spool.
         """
-        began = time.monotonic()
+        deadline = time.monotonic() + timeout
         if not self._meet(timeout):
             raise TraceletError("Rank 0 has not started a run in time.")
-        note = self._job.read() if self._job is not None else None
         names = self._known.backends
         wanted = names[0] if backend is None and len(names) == 1 else backend or ""
-        ended = note.remote(wanted) if note is not None else None
-        if ended is not None:
-            return ended
-        if self._there_is is None:
-            raise TraceletError("Rank 0 has ended the run.")
-        self._run_dir = self._there_is
-        return Run.remote(self, backend, max(0.0, timeout - (time.monotonic() - began)))
+        while True:
+            # What rank 0 said at its end stays when the run has been put away.
+            note = self._job.read() if self._job is not None else None
+            ended = note.remote(wanted) if note is not None else None
+            if ended is not None:
+                return ended
+            if self._there_is is None:
+                raise TraceletError("Rank 0 has ended the run.")
+            self._run_dir = self._there_is
+            left = deadline - time.monotonic()
+            try:
+                return Run.remote(self, backend, max(0.0, min(left, PATIENCE_S)))
+            except ConfigError:
+                raise
+            except TraceletError:
+                if left <= PATIENCE_S or wanted not in names:
+                    raise
 
     def silence(self, integrations: Sequence[Integration]) -> None:
         """Have no event files written here either."""
