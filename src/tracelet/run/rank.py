@@ -30,6 +30,8 @@ __all__ = ["JoinedRun", "SilentRun"]
 
 #: Who asks for the run's id waits for rank 0 so long, once.
 PATIENCE_S = 1.0
+#: A rank that ends before rank 0 has come gives it so long.
+OWNER_S = 5.0
 _LOOK_S = 0.02
 
 
@@ -212,6 +214,8 @@ class JoinedRun(Run):
             with Guard(f"{integration.name} uninstall"):
                 integration.uninstall()
         self._ending.unwatch()
+        if os.getpid() == self._pid:
+            self._await_owner(min(timeout, OWNER_S))
         self._writer.close(patience_s=min(timeout, 5.0))
         self._ended = True
         if os.getpid() == self._pid:
@@ -219,6 +223,14 @@ class JoinedRun(Run):
                 self._see_off(status, timeout)
         self._forget()
         return self._account(RunStatus.RUNNING)
+
+    def _await_owner(self, patience_s: float) -> None:
+        """Give rank 0 a moment, where it has not been there yet: the run is still held open."""
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline and not self._rank0_ended:
+            if any(map(is_main, self._run_dir.segment_numbers())) or self._run_dir.owner_alive():
+                return
+            time.sleep(_LOOK_S)
 
     def _see_off(self, status: RunStatus, timeout: float) -> None:
         """Have what is left delivered where rank 0 is not there to do it."""

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional
 
 from pydantic import ValidationError
 
@@ -277,9 +277,12 @@ def _continuing(info: RunInfo, note: Optional[Note]) -> RunInfo:
 
 def _note_end(job: Job, run_dir: RunDir, status: RunStatus) -> None:
     """Tell ranks that come later how and where it ended."""
+    job.write(run_dir.info.run_id, status.value, _remotes(run_dir))
+
+
+def _remotes(run_dir: RunDir) -> Mapping[str, Mapping[str, Any]]:
     states = state.read(run_dir)
-    remotes = {n: asdict(each.remote) for n, each in states.items() if each.remote is not None}
-    job.write(run_dir.info.run_id, status.value, remotes)
+    return {n: asdict(each.remote) for n, each in states.items() if each.remote is not None}
 
 
 # -- before anything starts -----------------------------------------------------------------
@@ -341,6 +344,9 @@ def _folder(plan: Plan, start: int) -> tuple[RunDir, bool, Optional[Job]]:
             if not resumed:
                 prepared.describe(replace(_info(plan, start), run_id=prepared.info.run_id))
             return prepared, resumed, job
+        elif note is not None and note.rank and prepared is not None:
+            # The last of the others is just seeing it off.
+            note = replace(note, status="RUNNING", remotes=_remotes(prepared))
         former = _unfinished(plan, root, start) if _resumes(plan) and not plan.theirs else None
         if former is None:
             info = _continuing(_info(plan, start), note if note is not None and note.rank else None)
