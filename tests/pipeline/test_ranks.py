@@ -382,6 +382,8 @@ def test_a_note_of_a_former_job_is_not_believed(tmp_path: Path, depot: Depot) ->
     ranks = Ranks(tmp_path, depot, ALONE)
     ranks.start(1, 2)
     assert ranks.said(1)["id"] == ""
+    for path in tmp_path.glob("here *"):
+        path.unlink()
     second = run_all(tmp_path, depot, "torchrun")
     assert len({each["id"] for each in second.values()}) == 1
     assert first[0]["id"] != second[0]["id"]

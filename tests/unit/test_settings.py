@@ -147,6 +147,7 @@ def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatc
         "mode": "offline",
         "run_id": "id",
         "resume": "never",
+        "ranks": "all",
         "keep_runs": "2",
         "keep_tensorboard": "false",
         "snapshot": "no",
