@@ -20,6 +20,7 @@ import pytest
 from tests.pipeline.depot import Depot, options, plugged_in
 from tests.pipeline.programs import left_over, wait_for
 
+import tracelet
 from tracelet.records import RunInfo
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.drain import drain
@@ -485,3 +486,23 @@ def test_a_writer_s_name_tells_its_rank(tmp_path: Path) -> None:
     main = run.new_writer(main=True)
     assert [rank_of(each) for each in (process, fork, child, main)] == [12, 12, None, None]
     assert [leads(each) for each in (process, fork, child, main)] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("ranks", "number"), [("zero", 0), ("all", 0), ("all", 1), ("zero", 1)])
+def test_a_spool_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: str, number: int
+) -> None:
+    """Is said by every rank that would write to it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RANK", str(number))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = {"silent": True, "spool_dir": "file/spool", "ranks": ranks, "collect": False}
+    if (ranks, number) != ("zero", 1):
+        with pytest.raises(tracelet.SpoolError, match="spool_dir"):
+            tracelet.start_logging(backend="jsonl", config=config)
+        assert tracelet.get_active_experiment() is None
+        return
+    with tracelet.start_logging(backend="jsonl", config=config) as run:
+        run.log_metric("loss", 1.0, 1)
+        assert run.info.run_id == ""
+        assert list(tmp_path.iterdir()) == [tmp_path / "file"]

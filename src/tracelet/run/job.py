@@ -84,13 +84,18 @@ class Job:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no other rank read and write the note meanwhile. Raises OSError."""
-        make_root(self.root)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        """
+        Let no other rank read and write the note meanwhile.
+
+        Where nothing can be written, whoever makes the run will say so.
+        """
         lock = ProcessLock(self._folder / "lock")
-        deadline = time.monotonic() + _TURN_S
-        while not lock.acquire() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        with contextlib.suppress(OSError):
+            make_root(self.root)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            deadline = time.monotonic() + _TURN_S
+            while not lock.acquire() and time.monotonic() < deadline:
+                time.sleep(0.005)
         try:
             yield
         finally:

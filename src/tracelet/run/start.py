@@ -201,7 +201,6 @@ def _beside(plan: Plan, start: int, on_stop: Callable[[Run], None]) -> Run:
             created=0.0,
             tags=dict(settings.tags),
             backends=list(plan.backends),
-            pid=os.getpid(),
         )
         silent = SilentRun(about, lambda: Job(_root(plan), rank, start), on_stop)
         if not settings.keep_tensorboard:
@@ -261,7 +260,7 @@ def _join(plan: Plan, job: Job, start: int) -> tuple[RunDir, SpoolWriter, str]:
         info = _continuing(_info(plan, start), note)
         run_dir = RunDir.create(job.root, info, before=enter)
         if note is None:
-            job.write(info.run_id)
+            _tell(plan, job, run_dir)
     remember_root(job.root, os.environ)
     return run_dir, entered[0], note.status if note is not None else ""
 
@@ -273,6 +272,13 @@ def _continuing(info: RunInfo, note: Optional[Note]) -> RunInfo:
     ids = {name: note.remote(name) for name in info.backends}
     there = {name: run.id for name, run in ids.items() if run is not None}
     return replace(info, resume={**there, **info.resume})
+
+
+def _tell(plan: Plan, job: Job, run_dir: RunDir) -> None:
+    try:
+        job.write(run_dir.info.run_id)
+    except OSError as error:
+        plan.ledger.warn(f"the other ranks will not find this run: {error.strerror or error}.")
 
 
 def _note_end(job: Job, run_dir: RunDir, status: RunStatus) -> None:
@@ -352,7 +358,7 @@ def _folder(plan: Plan, start: int) -> tuple[RunDir, bool, Optional[Job]]:
             info = _continuing(_info(plan, start), note if note is not None and note.rank else None)
         run_dir = former or RunDir.create(root, info, owned=True)
         if job is not None:
-            job.write(run_dir.info.run_id)
+            _tell(plan, job, run_dir)
     remember_root(root, os.environ)
     return run_dir, former is not None, job
 
