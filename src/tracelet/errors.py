@@ -52,15 +52,22 @@ class RetryableError(BackendError):
     Not now: the server is away, busy or slow. The same batch is tried again.
 
     ``retry_after`` is the shortest wait in seconds that the server asked for, ``remedy`` what a
-    person could do should it not pass.
+    person could do should it not pass. ``doubtful``: it may also be these very records that the
+    server stumbles over; see ``Backend.remark``.
     """
 
     def __init__(
-        self, message: str = "", *, retry_after: Optional[float] = None, remedy: str = ""
+        self,
+        message: str = "",
+        *,
+        retry_after: Optional[float] = None,
+        remedy: str = "",
+        doubtful: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.remedy = remedy
+        self.doubtful = doubtful
 
 
 class RejectedError(BackendError):

@@ -256,6 +256,52 @@ class Backend(ABC):
             time: When it ended, in seconds since the epoch; now, when not given.
         """
 
+    @property
+    def server(self) -> Optional[str]:
+        """
+        Name what this backend waits for when it is away: runs that name the same wait together.
+
+        Optional; without it each run waits by itself. No credentials in it.
+        """
+        return None
+
+    def ping(self) -> None:
+        """
+        Ask for a sign of life, so that a run is not long behind when its tracker is back.
+
+        Called every few seconds during an outage, maybe while another call hangs. One small
+        question that is cut after two seconds or so; best one that the store behind has to answer.
+
+        Raises:
+            RetryableError: There is none. Whatever else is raised counts as one.
+        """
+        self.preflight()
+
+    def silence(self) -> float:
+        """
+        Return for how many seconds the tracker has owed an answer to a small request.
+
+        Optional; 0 when it owes none. What is uploaded may take its time and does not count.
+        """
+        return 0.0
+
+    def remark(self, text: str, lane: str) -> None:
+        """
+        Leave a remark on the remote run that records were set aside. Optional.
+
+        Also called when the tracker keeps failing (``RetryableError(doubtful=True)``) on a single
+        record: that it takes something else shows that it is the record. So it has to go the same
+        way as the records of this lane; who cannot do that raises no doubtful errors.
+
+        Args:
+            text: What to say; it replaces the former remark.
+            lane: As in ``Batch``.
+
+        Raises:
+            BackendError: As ``write``.
+        """
+        return
+
     def program_run(self) -> Optional[ProgramRun]:
         """
         Return the run that the program itself has open, or was told to continue. Optional.

@@ -49,7 +49,8 @@ def wait_until_delivered(
     on_wait: Callable[[str], None],
     alive: Callable[[], bool],
     *,
-    away_s: Optional[float] = AWAY_S,
+    away_s: float = AWAY_S,
+    patient: bool = False,
 ) -> None:
     """
     Return when every backend has everything, or when waiting longer would be in vain.
@@ -59,7 +60,8 @@ def wait_until_delivered(
         timeout: The longest to wait, in seconds, while something moves.
         on_wait: Called once, after a second, with what is being waited for.
         alive: Says whether there is still a host.
-        away_s: How long a backend that does not answer is waited for; None: as for any other.
+        away_s: How long a backend that does not answer is waited for.
+        patient: As long also when it has been away for a while.
     """
     started = time.monotonic()
     away_since: Optional[float] = None
@@ -74,10 +76,10 @@ def wait_until_delivered(
         }
         if not open_ones or now - started > timeout or not alive():
             return
-        if away_s is not None and all(each.state == "waiting" for each in open_ones.values()):
+        if all(each.state == "waiting" for each in open_ones.values()):
             if away_since is None:
                 away_since = now
-                if now - started < away_s:
+                if now - started < away_s and not patient:
                     # It may have been away for long when we came.
                     since = max(each.since for each in open_ones.values())
                     away_since -= max(0.0, time.time() - since)

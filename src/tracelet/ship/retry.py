@@ -8,6 +8,9 @@ from typing import Callable, Optional
 
 __all__ = ["Backoff", "Doze"]
 
+#: Nobody tries again at once.
+LEAST_S = 0.05
+
 
 @dataclass
 class Backoff:
@@ -15,7 +18,8 @@ class Backoff:
     Full jitter over a doubling bound, so that many clients do not come back at once.
 
     The first wait is at most ``base_s``; no wait is above ``cap_s``, unless the server asked for
-    more. Nothing here ever gives up: as long as the data is on disk there is another try.
+    more, and none below ``LEAST_S``. Nothing here ever gives up: as long as the data is on disk
+    there is another try.
     """
 
     base_s: float = 0.5
@@ -27,7 +31,7 @@ class Backoff:
         """Count a failure; return the seconds to wait."""
         bound = min(self.cap_s, self.base_s * 2.0 ** min(self.failures, 16))
         self.failures += 1
-        return max(at_least or 0.0, bound * (0.5 + 0.5 * self.draw()))
+        return max(at_least or 0.0, LEAST_S, bound * self.draw())
 
     def succeeded(self) -> None:
         """Start over."""

@@ -32,6 +32,7 @@ from tracelet.errors import (
 )
 from tracelet.records import Artifact, Record, RemoteRun, RunInfo, RunStatus
 from tracelet.ship.assembly import UNCOUNTED, Assembly, Blob, Load, cut, merge
+from tracelet.ship.breaker import Breaker, breaker_of
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.redaction import redacted
 from tracelet.ship.retry import Backoff
@@ -53,6 +54,14 @@ LONGEST_BARRIER_S = 60.0
 MOST_UNCONFIRMED = 250
 #: An error that nobody understands is taken for an outage so many times, then for a bad record.
 STRANGE_TRIES = 3
+#: So often a single record must be refused without a name before it is set aside, and so often a
+#: server must stumble over a batch before that is suspected of something.
+SINGLE_TRIES = 3
+DOUBTS = 5
+#: A tracker that owes an answer for so long is taken for away.
+SILENT_S = 2.0
+#: Uploads wait longer between tries than anything else.
+UPLOAD_CAP_S = 60.0
 #: A backend that waits for a person is asked again so often.
 CONFIG_RETRY_S = 60.0
 #: Of what a backend says so much is told.
@@ -76,6 +85,8 @@ IDLE, SENT, HALVED, REJECTED = Step("idle"), Step("sent"), Step("halved"), Step(
 GATHERING = Step("sent", 0.4)
 #: Somebody else is at it.
 BUSY = Step("wait", 0.05)
+#: Somebody else tries whether the server is back.
+HELD = Step("wait", 0.2)
 
 
 class Trouble(NamedTuple):
@@ -133,6 +144,10 @@ class Delivery:
         self._spent: dict[Path, Blob] = {}
         self._backoff = Backoff()
         self._blocked_until = 0.0
+        #: How many records the remote run says were set aside.
+        self._remarked = 0
+        #: Its own until it is known which server it waits for.
+        self.breaker = Breaker(clock)
         self._opening = threading.Lock()
 
     @property
@@ -148,6 +163,13 @@ class Delivery:
     def shown(self) -> tuple[str, str, str]:
         """Return state, detail and last error, both lanes taken together."""
         state, detail, error = self.state, self.detail, self.error
+        backend = self.backend
+        if state in ("opening", "sending", "idle") and backend is not None:
+            silent = backend.silence()
+            if silent > SILENT_S:
+                # By the second, so that it is not published anew all the time.
+                detail = "no answer for some seconds"
+                return "waiting", detail, error
         if state in ("sending", "idle"):
             # What hampers the heavy lane alone matters once the other has nothing more to do.
             told = self.light.trouble or (self.heavy.trouble if state == "idle" else None)
@@ -188,8 +210,14 @@ class Delivery:
             self._spent.update((blob.path, blob) for blob in blobs)
 
     def blocked(self) -> float:
-        """Return for how many seconds nothing may be tried."""
-        return max(0.0, self._blocked_until - self.clock())
+        """Return for how many seconds nothing may be tried; ask whether the server is back."""
+        own = self._blocked_until - self.clock()
+        if own > 0:
+            return own
+        backend = self.backend
+        if backend is not None:
+            self.breaker.ask(lambda: _silent(backend))
+        return self.breaker.wait()
 
     def open(self) -> Step:
         """Open the remote run, for the first time or again; every lane can go on after that."""
@@ -203,9 +231,12 @@ class Delivery:
         try:
             backend = self.instance()
             info = self.run.info_for(self.name)
-            remote = backend.open(
-                info, self.cursor.remote or self._asked(info), self.run.workdir(self.name)
-            )
+            with self.breaker.attempt() as allowed:
+                if not allowed:
+                    return HELD
+                remote = backend.open(
+                    info, self.cursor.remote or self._asked(info), self.run.workdir(self.name)
+                )
             with self.cursor.lock:
                 self.cursor.remote = remote
                 self.cursor.closed = None
@@ -219,7 +250,11 @@ class Delivery:
     def instance(self) -> Backend:
         """Return the backend, made with the run's options at its first use. May raise anything."""
         if self.backend is None:
-            self.backend = self._make()
+            backend = self._make()
+            server = backend.server
+            if server is not None:
+                self.breaker = breaker_of(server)
+            self.backend = backend
         return self.backend
 
     def _asked(self, info: RunInfo) -> Optional[RemoteRun]:
@@ -229,24 +264,43 @@ class Delivery:
     def answered(self) -> None:
         """The backend took something: it is well."""
         self._backoff.succeeded()
+        self.breaker.succeeded()
         self.state, self.detail, self.error, self.gone = "sending", "", "", False
 
     def failed(self, error: Exception) -> Step:
         """Take note of an answer that was no; return how long to wait."""
+        before = self.state
         self.state, text = trouble(error)
         self.gone = isinstance(error, RunGoneError)
         if self.state == "config":
             wait = CONFIG_RETRY_S
             if text != self.error:
                 log.warning("%s cannot go on: %s", self.name, text)
-        else:
-            at_least = error.retry_after if isinstance(error, RetryableError) else None
-            wait = self._backoff.failed(at_least)
-            if self._backoff.failures == 1:
-                log.info("%s is away: %s", self.name, text, exc_info=error)
+        elif before != "waiting":
+            log.info("%s is away: %s", self.name, text, exc_info=error)
         self.detail = self.error = text
+        if isinstance(error, RetryableError):
+            return Step("wait", self.breaker.failed(error.retry_after))
+        if self.state != "config":
+            wait = self._backoff.failed()
         self._blocked_until = self.clock() + wait
         return Step("wait", wait)
+
+    def remark(self, lane: str, reason: str, *, more: int = 0) -> None:
+        """
+        Have the remote run say how many records were set aside. May raise anything.
+
+        Args:
+            lane: The lane of the last one.
+            reason: Why that was.
+            more: How many are about to be.
+        """
+        count = more + sum(each.rejected for each in self.cursor.lanes.values())
+        if self.backend is not None and count != self._remarked:
+            last = redacted(reason)[:SHOWN_CHARACTERS]
+            records = "record was" if count == 1 else "records were"
+            self.backend.remark(f"{count:,} {records} refused; the last one: {last}", lane)
+            self._remarked = count
 
     def close(self, status: RunStatus, when: Optional[float], session: Optional[str]) -> Step:
         """
@@ -269,8 +323,13 @@ class Delivery:
         backend = self.backend
         assert backend is not None
         try:
-            backend.barrier()
-            backend.close(status, when)
+            with self.breaker.attempt() as allowed:
+                if not allowed:
+                    return HELD
+                backend.barrier()
+                for lane in self.lanes.values():
+                    lane.say()
+                backend.close(status, when)
             self.opened, self.backend = False, None
             with self.cursor.lock:
                 self.cursor.closed, self.cursor.session = status.value, session
@@ -278,6 +337,7 @@ class Delivery:
         except Exception as error:
             return self.failed(error)
         self._backoff.succeeded()
+        self.breaker.succeeded()
         self.state, self.detail, self.error = "closed", "", ""
         return SENT
 
@@ -319,6 +379,18 @@ class Delivery:
             log.warning("%s could not be written", path, exc_info=error)
 
 
+def _silent(backend: Backend) -> Optional[float]:
+    """Return None when a tracker gives a sign of life, else how long it wants to be left alone."""
+    try:
+        backend.ping()
+    except RetryableError as error:
+        return error.retry_after or 0.0
+    except Exception as error:
+        # It answers; what that means the data will show.
+        log.debug("the answer to a small question", exc_info=error)
+    return None
+
+
 @dataclass
 class _Sending:
     """A load on its way: the groups of records still to be written, and how it went so far."""
@@ -332,6 +404,12 @@ class _Sending:
     refused: dict[int, Record] = field(default_factory=dict)
     spent: list[Blob] = field(default_factory=list)
     tries: int = 0
+    #: How often the group at its head, of one record, was refused without a name.
+    refusals: int = 0
+    #: How often the server stumbled over that group; whether this batch is suspected; and of a
+    #: group of one record, how many groups had been taken when that began.
+    doubts: int = 0
+    suspected: bool = False
     #: It stands in the state's list of what is being sent.
     listed: bool = False
     announced: bool = False
@@ -357,8 +435,10 @@ class Shipper:
         self._unsaved = False
         self._saved_at = 0.0
         self._introduced: Optional[Backend] = None
-        self._backoff = Backoff()
+        self._backoff = Backoff(cap_s=UPLOAD_CAP_S)
         self._blocked_until = 0.0
+        #: Why the last record was set aside, while the remote run does not say so yet.
+        self._unsaid = ""
 
     # -- what a host asks -----------------------------------------------------------------
 
@@ -421,6 +501,9 @@ class Shipper:
         wait = max(self.delivery.blocked(), self._blocked_until - self.delivery.clock())
         if wait > 0:
             return Step("wait", wait)
+        if self.lane == "heavy" and self.delivery.breaker.failing and self.delivery.light.underway:
+            # Whether the server is back is tried with something small.
+            return HELD
         if not self.delivery.opened and self.delivery.state != "closed":
             # The light lane opens; a closed run is opened again only if there is more for it.
             return self.delivery.open() if self.lane == "light" else BUSY
@@ -497,11 +580,19 @@ class Shipper:
                 sending.load.resend,
             )
             try:
-                backend.write(batch)
+                with self._attempt() as allowed:
+                    if not allowed:
+                        return HELD
+                    backend.write(batch)
             except RejectedError as error:
+                self.delivery.breaker.succeeded()
                 named = [group[i] for i in error.indexes if 0 <= i < len(group)]
                 result = self._refused(sending, named, error.reason)
-            except (RetryableError, ConfigError) as error:
+            except RetryableError as error:
+                if not error.doubtful or not self._to_blame(sending, error):
+                    return self._failed(sending, error)
+                result = self._refused(sending, [], str(error), sure=True)
+            except ConfigError as error:
                 return self._failed(sending, error)
             except Exception as error:
                 sending.tries += 1
@@ -509,11 +600,12 @@ class Shipper:
                     return self._failed(sending, error)
                 log.warning("%s failed in an unknown way", self.delivery.name, exc_info=error)
                 sending.tries = 0
-                result = self._refused(sending, [], f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                result = self._refused(sending, [], reason, sure=True)
             else:
                 sending.groups.popleft()
                 sending.taken += len(group)
-                sending.tries = 0
+                sending.tries = sending.refusals = sending.doubts = 0
                 self._succeeded()
         if not sending.groups:
             self._sending = None
@@ -552,12 +644,61 @@ class Shipper:
         self._blocked_until = self.delivery.clock() + wait
         return Step("wait", wait)
 
-    def _refused(self, sending: _Sending, indexes: list[int], reason: str) -> Step:
-        """Set the named records aside, or find the bad one by halving."""
+    @contextmanager
+    def _attempt(self) -> Iterator[bool]:
+        """Give True when a request may be made now. An upload is nobody's try."""
+        if self.lane == "heavy":
+            yield True
+            return
+        with self.delivery.breaker.attempt() as allowed:
+            yield allowed
+
+    def _to_blame(self, sending: _Sending, error: Exception) -> bool:
+        """
+        Tell whether a server stumbles over these records, rather than having fallen.
+
+        Halving costs nothing and is done on a suspicion. A single record is to blame only when the
+        server takes something else the same way.
+        """
+        sending.doubts += 1
+        several = len(sending.groups[0]) > 1
+        if sending.doubts < (1 if several and sending.suspected else DOUBTS):
+            return False
+        sending.suspected = True
+        if not several:
+            try:
+                self.delivery.remark(self.lane, str(error), more=1 + len(sending.reasons))
+            except Exception as refusal:
+                log.info("%s takes nothing at all", self.delivery.name, exc_info=refusal)
+                return False
+            self._succeeded()
+        sending.doubts = 0
+        return True
+
+    def _refused(
+        self, sending: _Sending, indexes: list[int], reason: str, *, sure: bool = False
+    ) -> Step:
+        """
+        Set the named records aside, or find the bad one by halving.
+
+        Args:
+            sending: What is being sent.
+            indexes: The bad ones, if they are known.
+            reason: Why.
+            sure: A single record needs no second opinion. Without that it is asked for: what stands
+                between us and a tracker refuses now and then what it takes a moment later.
+        """
         group = sending.groups.popleft()
+        if not indexes and len(group) == 1 and not sure:
+            sending.refusals += 1
+            if sending.refusals < SINGLE_TRIES:
+                sending.groups.appendleft(group)
+                return HALVED
+        sending.refusals = 0
         if indexes or len(group) == 1:
             bad = set(indexes) or set(group)
             sending.reasons.update(dict.fromkeys(bad, reason))
+            self._unsaid = reason
             rest = [index for index in group if index not in bad]
             if rest:
                 sending.groups.appendleft(rest)
@@ -619,12 +760,29 @@ class Shipper:
             with self.delivery.cursor.lock:
                 self.delivery.cursor.save()
             self._unsaved, self._saved_at = False, now
+        if self._unsaid and self.delivery.opened:
+            try:
+                self.say()
+            except Exception as error:
+                light = self.lane == "light"
+                return self.delivery.failed(error) if light else self._hampered(error)
+            return SENT
         if self.lane == "heavy" and self.delivery.opened:
             self._introduce()
         refused = self._assembly.refused if self._assembly else ""
         if refused or (self.trouble is not None and not self.underway):
             self.trouble = Trouble("config", refused) if refused else None
         return IDLE
+
+    def say(self) -> None:
+        """Have the remote run say that something was set aside. May raise anything."""
+        if not self._unsaid:
+            return
+        try:
+            self.delivery.remark(self.lane, self._unsaid)
+        except RejectedError as error:
+            log.info("%s takes no remark", self.delivery.name, exc_info=error)
+        self._unsaid = ""
 
     def _introduce(self) -> None:
         """Have what is known about a run from its start stored early: a machine may die."""

@@ -22,6 +22,8 @@ from tracelet.spool.rundir import RunDir
 
 __all__ = ["ThreadHost"]
 
+#: A backend that is away is waited for so long: with what else an end takes, ten seconds.
+AWAY_S = 7.0
 #: How long the end of a delivered run may take.
 PUT_AWAY_S = 1.0
 
@@ -55,9 +57,9 @@ class ThreadHost:
         return self._thread.is_alive() and self._pid == os.getpid()
 
     def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
-        """Wait for a stopped run; nobody else will deliver it, so the whole time if need be."""
+        """Wait for a stopped run; nobody else will deliver it, so longer than others do."""
         self.wake()
-        wait_until_delivered(run, timeout, on_wait, self.alive, away_s=None)
+        wait_until_delivered(run, timeout, on_wait, self.alive, away_s=AWAY_S, patient=True)
 
     def let_go(self, run: RunDir) -> None:
         """Have a delivered run put away before the process may end, which takes a moment."""

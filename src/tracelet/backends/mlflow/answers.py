@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import time
 from typing import Any, Mapping, Optional
 
@@ -27,6 +28,7 @@ __all__ = [
     "NotFoundError",
     "of_code",
     "of_response",
+    "parsed",
     "retry_after",
 ]
 
@@ -83,6 +85,8 @@ def of_response(
             f"MLflow answered {status} to {what}: {shown}",
             retry_after=retry_after(headers.get("Retry-After")),
             remedy="look into the server's own log, and what stands before it",
+            # Also what a request with something broken in it gets.
+            doubtful=status == 500,
         )
     if status == 401:
         return _unauthorized(headers, sent)
@@ -151,13 +155,21 @@ def retry_after(value: Optional[str]) -> Optional[float]:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError, OSError, IndexError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def parsed(text: str) -> Any:
+    """Return what JSON says. Raises ``ValueError`` where that is nothing."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _unauthorized(headers: Mapping[str, str], sent: str) -> ConfigError:
@@ -199,7 +211,7 @@ def _forbidden(headers: Mapping[str, str], text: str, what: str) -> ConfigError:
 
 def _json_error(text: str) -> tuple[str, str]:
     try:
-        body: Any = json.loads(text)
+        body = parsed(text)
     except ValueError:
         return "", ""
     if not isinstance(body, dict):

@@ -83,6 +83,8 @@ class MlflowBackend(Backend):
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
         self._run: Optional[OpenRun] = None
+        #: To the server, from the first attempt to open a run.
+        self._connection: Optional[Connection] = None
         self._adopted = False
         self._closed = False
         self._attachment: Optional[Attachment] = None
@@ -225,6 +227,27 @@ class MlflowBackend(Backend):
             self._run = None
         self._closed = True
 
+    @property
+    def server(self) -> Optional[str]:
+        """The tracking server, if it is one."""
+        served = uri.kind_of(self._url) is StoreKind.SERVER
+        return without_credentials(self._url) if served else None
+
+    def ping(self) -> None:
+        """Ask for one experiment, which the server's store has to answer."""
+        if self._connection is None:
+            super().ping()
+            return
+        self._connection.ping("/api/2.0/mlflow/experiments/search", {"max_results": "1"})
+
+    def silence(self) -> float:
+        """Return how long the server has owed an answer."""
+        return 0.0 if self._connection is None else self._connection.silence()
+
+    def remark(self, text: str, lane: str) -> None:
+        """Say in a tag that records were refused; for what are files, in a file as well."""
+        self._opened().remark(text, as_file=lane == "heavy")
+
     def program_run(self) -> Optional[ProgramRun]:
         """Return MLflow's active run in this thread, or the one of ``MLFLOW_RUN_ID``."""
         if not self.options.attach:
@@ -267,7 +290,7 @@ class MlflowBackend(Backend):
 
     def _store(self, run: RunInfo) -> tuple[Store, Optional[Connection]]:
         if uri.kind_of(self._url) is StoreKind.SERVER and not _own_authentication():
-            connection = Connection(self._url, self.options)
+            connection = self._connection = Connection(self._url, self.options)
             return RestStore(connection), connection
         # Only here: a shipper in front of a server never loads MLflow.
         from tracelet.backends.mlflow.sdk import open_store

@@ -8,9 +8,14 @@ decides when to try again, so nothing here waits and nothing is repeated.
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.client
 import json
 import os
+import socket
 import threading
+import time
+import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Optional, Union
 
@@ -33,6 +38,15 @@ NO_REQUESTS = (
 #: that is merely slow would otherwise be asked for the same thing for ever.
 _MOST_PATIENCE_S = 60.0
 
+#: No answer to a call is larger, and none takes longer from the first byte that is sent to the last
+#: one that comes (or twice the limit of silence): one that comes by the byte never ends.
+_LARGEST = 64 * 2**20
+_LONGEST_S = 60.0
+_PIECE = 65_536
+
+#: How long a sign of life is waited for.
+_SIGN_S = 2.0
+
 #: After so many requests a connection is made anew. A server's worker that is quicker to answer
 #: when several connections are opened at once gets them all, and keeps them while the others idle;
 #: one at a time they go to whoever has nothing to do.
@@ -40,17 +54,22 @@ _REQUESTS_PER_CONNECTION = 5
 
 
 class Limits:
-    """How long a server may take to accept a connection, and to be silent afterwards."""
+    """How long a server may take to accept a connection, to be silent afterwards, and in all."""
 
-    def __init__(self, connect_s: float, silence_s: float) -> None:
+    def __init__(self, connect_s: float, silence_s: float, whole_s: float = _LONGEST_S) -> None:
         self.connect_s = connect_s
         self.silence_s = silence_s
+        self._whole_s = whole_s
         self._timeouts = 0
 
     def now(self) -> tuple[float, float]:
         """Return the two limits for the next request, in seconds."""
         patience = self.silence_s * 2 ** min(self._timeouts, 6)
         return self.connect_s, min(patience, max(_MOST_PATIENCE_S, self.silence_s))
+
+    def whole(self) -> float:
+        """Return how long the next request may take from its beginning to its end, in seconds."""
+        return max(self._whole_s, 2 * self.now()[1])
 
     def answered(self) -> None:
         """The server answered in time."""
@@ -88,9 +107,26 @@ class Connection:
             self._verify = options.server_cert_path
         self._cert = options.client_cert_path
         self._lock = threading.Lock()
-        #: Sessions that nobody uses just now, each with the number of its requests.
-        self._idle: list[tuple[requests.Session, int]] = []
+        #: Sessions that nobody uses just now, each with its sockets and number of requests.
+        self._idle: list[tuple[requests.Session, _Sockets, int]] = []
         self._closings = 0
+        #: The calls that the server owes an answer to, by when they were made, and when it last
+        #: gave one.
+        self._owed: list[float] = []
+        self._heard = 0.0
+
+    def silence(self) -> float:
+        """Return for how many seconds the server has owed an answer to a call; 0: it owes none."""
+        with self._lock:
+            if not self._owed:
+                return 0.0
+            return time.monotonic() - max(self._heard, min(self._owed))
+
+    def ping(self, path: str, query: Mapping[str, str]) -> None:
+        """Ask for something small; what does not come in no time does not come."""
+        calls = self._calls
+        limits = Limits(min(_SIGN_S, calls.connect_s), min(_SIGN_S, calls.silence_s), _SIGN_S)
+        self._json(path, "GET", limits, params=query)
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         """Return the JSON that ``path`` answers with."""
@@ -98,7 +134,7 @@ class Connection:
 
     def text(self, path: str) -> str:
         """Return the text that ``path`` answers with."""
-        return self._send(path, "GET", self._calls).text
+        return self._send(path, "GET", self._calls)[0]
 
     def post(self, path: str, body: Union[bytes, Mapping[str, Any]]) -> Any:
         """Send JSON, ready made or not, and return the JSON of the answer."""
@@ -115,33 +151,59 @@ class Connection:
         with self._lock:
             idle, self._idle = self._idle, []
             self._closings += 1
-        for session, _ in idle:
+        for session, _, _ in idle:
             session.close()
 
     def _json(self, path: str, method: str, limits: Limits, **more: Any) -> Any:
-        response = self._send(path, method, limits, **more)
-        text = response.text
+        text, answered = self._send(path, method, limits, **more)
         if not text.strip():
             return {}
         try:
-            return json.loads(text)
+            found = answers.parsed(text)
         except ValueError:
-            raise _no_mlflow(self.url, response.url) from None
+            raise _no_mlflow(self.url, answered) from None
+        if not isinstance(found, dict):
+            raise _no_mlflow(self.url, answered)
+        return found
 
-    def _send(self, path: str, method: str, limits: Limits, **more: Any) -> requests.Response:
+    def _send(self, path: str, method: str, limits: Limits, **more: Any) -> tuple[str, str]:
+        """Return the text of the answer, and the address that it came from."""
+        with self._owing(limits):
+            return self._exchange(path, method, limits, **more)
+
+    @contextlib.contextmanager
+    def _owing(self, limits: Limits) -> Iterator[None]:
+        if limits is not self._calls:
+            yield
+            return
+        began = time.monotonic()
+        with self._lock:
+            self._owed.append(began)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._owed.remove(began)
+                self._heard = time.monotonic()
+
+    def _exchange(self, path: str, method: str, limits: Limits, **more: Any) -> tuple[str, str]:
         requests = self._requests
         headers = {**self._headers, **more.pop("headers", {})}
         try:
-            with self._session() as session:
-                response = session.request(
-                    method,
-                    self.url + path,
-                    headers=headers,
-                    timeout=limits.now(),
-                    verify=self._verify,
-                    cert=self._cert,
-                    **more,
-                )
+            with self._session() as (session, sockets):
+                watch = _Watch(sockets, limits.whole()) if limits is not self._uploads else None
+                with watch or contextlib.nullcontext():
+                    response = session.request(
+                        method,
+                        self.url + path,
+                        headers=headers,
+                        timeout=limits.now(),
+                        verify=self._verify,
+                        cert=self._cert,
+                        stream=True,
+                        **more,
+                    )
+                    text = _text(response)
         except requests.Timeout as error:
             limits.silent()
             raise RetryableError(
@@ -159,41 +221,156 @@ class Connection:
         except requests.exceptions.InvalidURL as error:
             raise ConfigError(f"{self.url} cannot be asked: {_reason(error)}") from error
         except requests.RequestException as error:
+            if "timed out" in str(error).lower():
+                # In the middle of an answer, which requests does not call a time-out.
+                limits.silent()
             raise RetryableError(
                 f"{self.url} cannot be reached ({_reason(error)})", remedy=_unheard(error)
             ) from error
         except OSError as error:
             if "TLS" not in str(error):
-                raise
+                raise RetryableError(f"{self.url} cannot be reached ({error})") from error
             # The file of a certificate is not there; requests says so with a plain OSError.
             raise ConfigError(f"{self.url} cannot be asked: {error}") from error
+        except _nonsense() as error:
+            raise RetryableError(
+                f"{self.url} answered with something that is not HTTP ({_reason(error)})",
+                remedy=_unheard(error),
+            ) from error
         limits.answered()
         if any(former.status_code in (301, 302, 303) for former in response.history):
             raise _no_mlflow(self.url, response.url)
         if response.status_code != 200:
             sent = self._headers.get("Authorization", "").partition(" ")[0]
-            raise answers.of_response(
-                response.status_code, response.headers, response.text, path, sent=sent
-            )
-        return response
+            raise answers.of_response(response.status_code, response.headers, text, path, sent=sent)
+        return text, response.url
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[requests.Session]:
+    def _session(self) -> Iterator[tuple[requests.Session, _Sockets]]:
         """Give a session to one thread for one request."""
         with self._lock:
-            session, count = self._idle.pop() if self._idle else (self._requests.Session(), 0)
+            session, sockets, count = self._idle.pop() if self._idle else (None, _Sockets(), 0)
             closings = self._closings
+        if session is None:
+            session = self._requests.Session()
+            adapter = _adapter()()
+            session.mount("http://", adapter)
+            session.mount("https://", adapter)
+        _here.sockets = sockets
         try:
-            yield session
+            yield session, sockets
         finally:
+            _here.sockets = None
             count += 1
             with self._lock:
                 kept = closings == self._closings
-                if kept and count < _REQUESTS_PER_CONNECTION:
-                    self._idle.append((session, count))
+                if kept and count < _REQUESTS_PER_CONNECTION and not sockets.cut:
+                    self._idle.append((session, sockets, count))
                     session = None
             if session is not None:
                 session.close()
+
+
+class _Sockets:
+    """The sockets of one session; another thread can break them off."""
+
+    def __init__(self) -> None:
+        self._all: list[weakref.ref[Any]] = []
+        self.cut = False
+
+    def add(self, sock: Any) -> None:
+        """Take note of a connection that was made."""
+        self._all = [each for each in self._all if each() is not None]
+        self._all.append(weakref.ref(sock))
+        if self.cut:
+            self.break_off()
+
+    def break_off(self) -> None:
+        """End whatever is said there, in both directions."""
+        self.cut = True
+        for each in self._all:
+            sock = each()
+            if sock is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Watch:
+    """
+    Breaks off what takes too long in all.
+
+    The limits of ``requests`` are for each piece: an answer of one byte every few seconds keeps
+    all of them, and never ends.
+    """
+
+    def __init__(self, sockets: _Sockets, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, sockets.break_off)
+        self._timer.daemon = True
+        self._timer.name = "tracelet-mlflow-watch"
+
+    def __enter__(self) -> None:
+        # No thread can be started when the interpreter is about to end.
+        with contextlib.suppress(RuntimeError):
+            self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._timer.ident is not None:
+            self._timer.join(1.0)
+
+
+#: The sockets of the session that this thread uses just now.
+_here = threading.local()
+
+
+@functools.lru_cache(maxsize=None)
+def _adapter() -> Any:
+    """Return the class of what makes the connections of a session, and takes note of each."""
+    from requests.adapters import HTTPAdapter
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    def noting(pool: Any) -> Any:
+        class Noting(pool.ConnectionCls):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                sockets = getattr(_here, "sockets", None)
+                if sockets is not None and self.sock is not None:
+                    sockets.add(self.sock)
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Noting})
+
+    kinds = {"http": noting(HTTPConnectionPool), "https": noting(HTTPSConnectionPool)}
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
+            super().init_poolmanager(*arguments, **named)
+            self.poolmanager.pool_classes_by_scheme = kinds
+
+        def proxy_manager_for(self, *arguments: Any, **named: Any) -> Any:
+            manager = super().proxy_manager_for(*arguments, **named)
+            manager.pool_classes_by_scheme = kinds
+            return manager
+
+    return Adapter
+
+
+def _text(response: requests.Response) -> str:
+    """Return the body, whatever it says about its alphabet: all that MLflow says is UTF-8."""
+    pieces, size = [], 0
+    for piece in response.iter_content(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > _LARGEST:
+            response.close()
+            break
+    return b"".join(pieces).decode("utf-8", "replace")
+
+
+def _nonsense() -> tuple[type[Exception], ...]:
+    """Return what comes through `requests` when an answer is none."""
+    from urllib3.exceptions import HTTPError
+
+    return HTTPError, http.client.HTTPException, ValueError
 
 
 def _requests() -> Any:

@@ -7,9 +7,10 @@ brings pandas and numpy along. The interface is ``mlflow/protos/service.proto``,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from tracelet.backends.mlflow.answers import NotFoundError
 from tracelet.backends.mlflow.http import Connection
@@ -21,6 +22,18 @@ __all__ = ["RestStore", "experiment_of", "metrics_body"]
 _API = "/api/2.0/mlflow/"
 #: As many points as a server gives at once.
 _PAGE = 25_000
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Say what it means when an answer is JSON, and not what was asked for."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ConfigError(
+            f"What answers is not MLflow's interface ({type(error).__name__}: {error})",
+            "check the address and its path, and whether a login page stands in between",
+        ) from error
 
 
 class RestStore:
@@ -47,11 +60,13 @@ class RestStore:
             return True
         return "file" in str(answer.get("store_type", "file")).lower()
 
+    @_understood()
     def experiment(self, experiment_id: str) -> Experiment:
         """Return the experiment, deleted or not."""
         answer = self._get("experiments/get", experiment_id=experiment_id)
         return experiment_of(answer["experiment"])
 
+    @_understood()
     def experiment_named(self, name: str) -> Optional[Experiment]:
         """Return the experiment of this name, deleted or not, or None."""
         try:
@@ -60,6 +75,7 @@ class RestStore:
             return None
         return experiment_of(answer["experiment"])
 
+    @_understood()
     def create_experiment(self, name: str, artifact_location: Optional[str]) -> str:
         """Create it and return its id."""
         body = {"name": name}
@@ -71,6 +87,7 @@ class RestStore:
         """Bring a deleted experiment back."""
         self._post("experiments/restore", {"experiment_id": experiment_id})
 
+    @_understood()
     def create_run(
         self,
         experiment_id: str,
@@ -90,6 +107,7 @@ class RestStore:
             body["run_name"] = name
         return _run(self._post("runs/create", body)["run"])
 
+    @_understood()
     def find_run(self, experiment_id: str, tag: str, value: str) -> Optional[RunState]:
         """Return the run that has this tag, if there is one."""
         answer = self._post(
@@ -104,6 +122,7 @@ class RestStore:
         runs = answer.get("runs") or []
         return _run(runs[0]) if runs else None
 
+    @_understood()
     def run(self, run_id: str) -> RunState:
         """Return the run."""
         return _run(self._get("runs/get", run_id=run_id)["run"])
@@ -125,6 +144,7 @@ class RestStore:
         """Write at most 100 tags."""
         self._post("runs/log-batch", {"run_id": run_id, "tags": _pairs(tags)})
 
+    @_understood()
     def history(self, run_id: str, key: str) -> Sequence[Point]:
         """Return the points of one key."""
         points: list[Point] = []

@@ -49,6 +49,10 @@ __all__ = ["OpenRun"]
 #: The tag that lists the metrics whose steps had fractions.
 FRACTIONS_TAG = "tracelet.fractional_steps"
 
+#: The tag that says how many records were refused, and the file beside it.
+REJECTED_TAG = "tracelet.rejected"
+REJECTED_FILE = "tracelet/rejected.txt"
+
 #: Characters of a long text in one tag, where it has to go into tags.
 _PIECE = 5000
 
@@ -151,6 +155,12 @@ class OpenRun:
                 text = long_form(text, path)
             ready[self._names.key(KeyKind.TAG, raw)] = text
         self._send_tags(ready)
+
+    def remark(self, text: str, *, as_file: bool) -> None:
+        """Say that records were refused."""
+        if as_file:
+            self._artifacts.put(REJECTED_FILE, text.encode())
+        self._send_tags({REJECTED_TAG: text[:TAG_LENGTH]})
 
     def running(self) -> bool:
         """Return True when the store says that the run has not ended."""
