@@ -20,6 +20,7 @@ MODULES = (
     "memory",
     "sweep",
     "beside",
+    "outage",
 )
 
 

@@ -3,8 +3,9 @@ A training program for the tests to kill: it logs numbers and writes down what w
 
 Run with a JSON object as its only argument: ``config`` for ``start_logging``, ``backend``,
 ``points`` (None for ever), ``first``: the first step, ``shift``: what is added to every value,
-``pause_s`` between points, ``heavy``: histograms and pictures too, ``ack``: a file that always
-holds how many calls have returned, ``end``: how to end.
+``pause_s`` between points, ``heavy``: histograms and pictures too,
+``keys``: so many more curves beside ``loss``, a tenth of whose values are NaN,
+``ack``: a file that always holds how many calls have returned, ``end``: how to end.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def main() -> None:
     number = first
     while plan.get("points") is None or number < first + plan["points"]:
         writer.add_scalar("loss", number / 7 + plan.get("shift", 0.0), number)
+        for key in range(plan.get("keys", 0)):
+            value = float("nan") if (number + key) % 10 == 0 else number + key / 7
+            writer.add_scalar(f"key{key}", value, number)
         if plan.get("heavy"):
             writer.add_histogram("weights", [0.0, 1.0, float(number)], number)
             grey = [[[number % 256, number // 256 % 256]]]

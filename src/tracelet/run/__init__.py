@@ -52,6 +52,8 @@ _LOOK_S = 0.02
 _PATIENCE_S = 15.0
 _OPENING_S = 120.0
 _SPEAK_S = 1.0
+#: What is flushed on the way out does not wait longer for who is away.
+_FLUSH_AWAY_S = 1.0
 
 
 class Run:
@@ -365,19 +367,26 @@ class Run:
         Returns:
             False when the time was up, or when nothing is shipped (``mode="offline"``).
         """
+        return self._flush(timeout)
+
+    def _flush(self, timeout: float, away_s: Optional[float] = None) -> bool:
+        """Flush; but give up once all that is missing is missing from who is away so long."""
         if self._report is not None:
             return self._report.pending == 0
         if self._host is None:
             return False
         target = self._before + self._writer.spooled
-        deadline = time.monotonic() + timeout
+        began = here_at = time.monotonic()
         self._host.wake()
         while True:
-            states = state.read(self._run_dir)
+            now = time.monotonic()
             # Not `pending`: what was published last may know less than has been logged.
-            if all(found.answered >= target for found in states.values()):
+            left = [each for each in state.read(self._run_dir).values() if each.answered < target]
+            if not left:
                 return True
-            if time.monotonic() >= deadline:
+            if any(each.state not in ("waiting", "config") for each in left):
+                here_at = now
+            if now - began >= timeout or (away_s is not None and now - here_at >= away_s):
                 return False
             time.sleep(_LOOK_S)
 
@@ -417,9 +426,9 @@ class Run:
 
     def _drain(self, patience_s: float) -> None:
         """Deliver what is there, without an end: more may follow from threads that still run."""
-        if not self.flush(min(1.0, patience_s)) and patience_s > 1.0:
+        if not self._flush(min(1.0, patience_s), _FLUSH_AWAY_S) and patience_s > 1.0:
             self._waiting("what is left to be delivered")
-            self.flush(patience_s - 1.0)
+            self._flush(patience_s - 1.0, _FLUSH_AWAY_S)
 
     def _stop_at_exit(self, status: RunStatus, timeout: float = EXIT_S) -> None:
         """Stop where the program is ending already: one more Ctrl-C only ends our waiting."""

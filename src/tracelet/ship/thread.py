@@ -23,7 +23,7 @@ from tracelet.spool.rundir import RunDir
 __all__ = ["ThreadHost"]
 
 #: A backend that is away is waited for so long: with what else an end takes, ten seconds.
-AWAY_S = 7.0
+AWAY_S = 5.0
 #: How long the end of a delivered run may take.
 PUT_AWAY_S = 1.0
 

@@ -44,6 +44,9 @@ _LARGEST = 64 * 2**20
 _LONGEST_S = 60.0
 _PIECE = 65_536
 
+#: How much longer a server may be silent about a file that it has, until that is remarkable.
+_STORING_S = 3.0
+
 #: How long a sign of life is waited for.
 _SIGN_S = 2.0
 
@@ -110,17 +113,12 @@ class Connection:
         #: Sessions that nobody uses just now, each with its sockets and number of requests.
         self._idle: list[tuple[requests.Session, _Sockets, int]] = []
         self._closings = 0
-        #: The calls that the server owes an answer to, by when they were made, and when it last
-        #: gave one.
-        self._owed: list[float] = []
-        self._heard = 0.0
+        self._owed_calls, self._owed_uploads = _Owed(), _Owed()
 
     def silence(self) -> float:
-        """Return for how many seconds the server has owed an answer to a call; 0: it owes none."""
-        with self._lock:
-            if not self._owed:
-                return 0.0
-            return time.monotonic() - max(self._heard, min(self._owed))
+        """Return for how many seconds the server has owed an answer; 0: it owes none."""
+        # To store a file that has arrived takes longer than to write a line.
+        return max(self._owed_calls.silence(), self._owed_uploads.silence() - _STORING_S)
 
     def ping(self, path: str, query: Mapping[str, str]) -> None:
         """Ask for something small; what does not come in no time does not come."""
@@ -157,7 +155,11 @@ class Connection:
     def _json(self, path: str, method: str, limits: Limits, **more: Any) -> Any:
         text, answered = self._send(path, method, limits, **more)
         if not text.strip():
-            return {}
+            # MLflow says `{}` when it has nothing to say; an answer that broke off is no yes.
+            raise RetryableError(
+                f"{self.url} answered without a word",
+                remedy="check what stands before the server: it let an answer get lost",
+            )
         try:
             found = answers.parsed(text)
         except ValueError:
@@ -168,23 +170,16 @@ class Connection:
 
     def _send(self, path: str, method: str, limits: Limits, **more: Any) -> tuple[str, str]:
         """Return the text of the answer, and the address that it came from."""
-        with self._owing(limits):
+        if limits is self._calls:
+            owed: _Owed = self._owed_calls
+        elif limits is self._uploads:
+            owed = self._owed_uploads
+            if hasattr(more["data"], "read"):
+                more["data"] = _Noticed(more["data"], owed)
+        else:
             return self._exchange(path, method, limits, **more)
-
-    @contextlib.contextmanager
-    def _owing(self, limits: Limits) -> Iterator[None]:
-        if limits is not self._calls:
-            yield
-            return
-        began = time.monotonic()
-        with self._lock:
-            self._owed.append(began)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._owed.remove(began)
-                self._heard = time.monotonic()
+        with owed.one():
+            return self._exchange(path, method, limits, **more)
 
     def _exchange(self, path: str, method: str, limits: Limits, **more: Any) -> tuple[str, str]:
         requests = self._requests
@@ -204,6 +199,12 @@ class Connection:
                         **more,
                     )
                     text = _text(response)
+                if sockets.cut:
+                    limits.silent()
+                    raise RetryableError(
+                        f"{self.url} did not come to the end of its answer",
+                        remedy="check what stands before the server, and the way to it",
+                    )
         except requests.Timeout as error:
             limits.silent()
             raise RetryableError(
@@ -271,6 +272,54 @@ class Connection:
                 session.close()
 
 
+class _Owed:
+    """The answers that a server owes, and when it last showed that it is there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: list[float] = []
+        self._heard = 0.0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Owe one answer until the context ends."""
+        began = time.monotonic()
+        with self._lock:
+            self._since.append(began)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._since.remove(began)
+                self._heard = time.monotonic()
+
+    def heard(self) -> None:
+        """The server took something."""
+        self._heard = time.monotonic()
+
+    def silence(self) -> float:
+        """Return for how many seconds an answer is owed and nothing is heard; 0 when none is."""
+        with self._lock:
+            since = max(self._heard, min(self._since)) if self._since else None
+        return 0.0 if since is None else time.monotonic() - since
+
+
+class _Noticed:
+    """A file on its way out: every piece that is asked for shows that the one before is taken."""
+
+    def __init__(self, file: IO[bytes], owed: _Owed) -> None:
+        self._file = file
+        self._owed = owed
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next piece."""
+        self._owed.heard()
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class _Sockets:
     """The sockets of one session; another thread can break them off."""
 
@@ -323,7 +372,7 @@ class _Watch:
 _here = threading.local()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _adapter() -> Any:
     """Return the class of what makes the connections of a session, and takes note of each."""
     from requests.adapters import HTTPAdapter
