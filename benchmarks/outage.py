@@ -9,14 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import psutil
+from tests.services.fault_proxy import Answer, Fault, FaultProxy
 
 from benchmarks.measure import percentile
 from benchmarks.report import run, table
 from benchmarks.stores import server, sqlite
-from tests.services.fault_proxy import Answer, Fault, FaultProxy
 
 MB = 1_000_000
 LOG = "runs/log-batch"
@@ -101,7 +102,7 @@ def _held(address: str, names: list[str], outage_s: float) -> None:
                     back = time.monotonic()
                     proxy.up()
                     proxy.set()
-                    _wait(lambda: _since(proxy, back))
+                    _wait(lambda back=back: _since(proxy, back))
                     first = f"{_since(proxy, back)[0] - back:.1f}"
                 found = training.end()
                 times = found["times"]
@@ -175,12 +176,10 @@ class _Training:
     """The script in a folder of its own."""
 
     def __init__(self, url: str, shipper: str, seconds: float = -1) -> None:
-        self._folder = tempfile.mkdtemp(dir=".")
-        self._stop = os.path.join(os.path.abspath(self._folder), "stop")
-        command = [sys.executable, "-c", SCRIPT, url, shipper, str(seconds), self._stop]
-        self._process = subprocess.Popen(
-            command, cwd=self._folder, stdout=subprocess.PIPE, text=True
-        )
+        folder = Path(tempfile.mkdtemp(dir=".")).resolve()
+        self._stop = folder / "stop"
+        command = [sys.executable, "-c", SCRIPT, url, shipper, str(seconds), str(self._stop)]
+        self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         self._seconds = seconds
 
     def says(self, word: str) -> str:
@@ -194,8 +193,7 @@ class _Training:
     def end(self) -> dict[str, Any]:
         """Have it end; return what it measured."""
         if self._seconds < 0:
-            with open(self._stop, "w"):
-                pass
+            self._stop.touch()
         found: dict[str, Any] = json.loads(self.says("{"))
         began = float(self.says("ending").split()[1])
         if self._process.wait(120) != 0:

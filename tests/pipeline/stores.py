@@ -34,6 +34,9 @@ class Store:
     opening: Optional[Callable[[], None]] = None
     closing: Optional[Callable[[], None]] = None
     at_barrier: Optional[Callable[[], None]] = None
+    remarking: Optional[Callable[[], None]] = None
+    #: What the run says about itself, by lane.
+    remarks: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def points(self, key: str) -> list[float]:
@@ -78,6 +81,11 @@ class FaultyBackend(Backend):
         if self.store.at_barrier:
             self.store.at_barrier()
         self.store.barriers += 1
+
+    def remark(self, text: str, lane: str) -> None:
+        if self.store.remarking:
+            self.store.remarking()
+        self.store.remarks.append((lane, text))
 
     def close(self, status: RunStatus, time: Optional[float] = None) -> None:
         if self.store.closing:

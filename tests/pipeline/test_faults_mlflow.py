@@ -44,9 +44,9 @@ PAGE = (("Content-Type", "text/html"),)
 AUTH = (("Content-Type", "text/plain"), ("WWW-Authenticate", 'Basic realm="mlflow"'))
 
 
-def answers(status: int, body: bytes = HTML, headers: Any = PAGE, **more: Any) -> Fault:
+def answers(status: int, content: bytes = HTML, headers: Any = PAGE, **more: Any) -> Fault:
     """Return the fault that answers so."""
-    return Fault("answer", answer=Answer(status, body, headers), **more)
+    return Fault("answer", answer=Answer(status, content, headers), **more)
 
 
 @dataclass
@@ -168,14 +168,20 @@ def go_through(cases: list[Case], folder: Path, server: Server, timeout: float =
         for case in cases:
             trainings.append(Training(case, folder / case.name, server))
             stack.callback(trainings[-1].proxy.close)
-        wait_for(lambda: all([each.look() for each in trainings]), timeout)
+
+        def over() -> bool:
+            # Every one of them, so that each breaks and mends in time.
+            looked = [each.look() for each in trainings]
+            return all(looked)
+
+        wait_for(over, timeout)
         for each in trainings:
             if each.case.person:
                 # It said so, and nobody has to wait for a minute.
                 (run,) = find_runs(each.spool)
                 assert state.read(run)["mlflow"].pending > 0
                 assert drain(run)["mlflow"].pending == 0
-        wait_for(lambda: all([each.delivered() for each in trainings]), timeout)
+        wait_for(lambda: all(each.delivered() for each in trainings), timeout)
         for each in trainings:
             try:
                 each.check()

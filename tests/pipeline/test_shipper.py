@@ -165,6 +165,130 @@ def test_a_bad_record_that_nobody_names_is_found_by_halving(run: RunDir, error: 
     assert line.counts() == (63, 1, 0)
 
 
+def test_what_is_refused_now_and_then_is_not_set_aside(run: RunDir) -> None:
+    """Something between us and the tracker says 400 to one request in two, whatever is in it."""
+    writer, store = SpoolWriter(run), Store()
+    log_points(writer, 300)
+    numbers = iter(range(10_000))
+
+    def refuse(_: object) -> None:
+        if next(numbers) % 2 == 0:
+            raise RejectedError((), "no")
+
+    store.before = refuse
+    line = Line(run, store)
+    line.settle(most=1000)
+
+    assert line.counts() == (300, 0, 0)
+    assert store.remarks == []
+
+
+def test_a_record_that_a_server_stumbles_over_is_found_and_set_aside(run: RunDir) -> None:
+    """A 500 is an outage, unless the same server takes everything but this one record."""
+    writer, store = SpoolWriter(run), Store()
+    log_points(writer, 64)
+
+    def stumble(batch: object) -> None:
+        if any(record.value == 17.0 for record in batch.records):  # type: ignore[attr-defined]
+            raise RetryableError("500: password=hunter2secret", doubtful=True)
+
+    store.before = stumble
+    line = Line(run, store)
+    line.settle()
+
+    assert len(store.metrics) == 63
+    assert line.counts() == (63, 1, 0)
+    (reject,) = _rejects(run)
+    assert reject["record"]["value"] == 17.0  # type: ignore[index]
+    assert "hunter2secret" not in json.dumps(reject)
+    assert store.remarks[-1][0] == "light"
+    assert store.remarks[-1][1].startswith("1 record was refused; the last one: 500")
+    assert "hunter2secret" not in str(store.remarks)
+
+
+@pytest.mark.parametrize("lane", ["light", "heavy"])
+def test_a_server_that_stumbles_over_everything_is_away(run: RunDir, lane: str) -> None:
+    """It takes not even a remark: nothing is set aside, however long that lasts."""
+    writer, store = SpoolWriter(run), Store()
+    if lane == "light":
+        log_points(writer, 20)
+    else:
+        for number in range(20):
+            writer.record(Text(f"note{number}", "hello", 0, time.time()))
+    store.before = _raise(RetryableError("disk full", doubtful=True))
+    store.remarking = _raise(RetryableError("disk full", doubtful=True))
+    line = Line(run, store)
+    for _ in range(200):
+        for each in ("light", "heavy"):
+            line.step(each)
+        line.now += 61.0
+    assert line.counts() == (0, 0, 0)
+    store.before = store.remarking = None
+    line.settle()
+    assert line.counts() == (20, 0, 0)
+    assert not list(run.rejects.iterdir())
+
+
+def test_a_file_that_a_server_stumbles_over_does_not_stop_the_others(run: RunDir) -> None:
+    """The remark goes the way of the files."""
+    writer, store = SpoolWriter(run), Store()
+    for number in range(5):
+        writer.record(Text(f"note{number}", "hello", 0, time.time()))
+
+    def stumble(batch: object) -> None:
+        if any(getattr(record, "key", "") == "note0" for record in batch.records):  # type: ignore[attr-defined]
+            raise RetryableError("500", doubtful=True)
+
+    store.before = stumble
+    line = Line(run, store)
+    for _ in range(100):
+        line.settle()
+    assert line.counts() == (4, 1, 0)
+    assert [lane for lane, _ in store.remarks] == ["heavy"]
+
+
+def test_the_run_says_how_many_records_were_refused(run: RunDir) -> None:
+    """Once, at the next rest; a tracker that takes no remark is asked no more."""
+    writer, store = SpoolWriter(run), Store()
+    log_points(writer, 50)
+
+    def refuse(batch: object) -> None:
+        bad = [i for i, record in enumerate(batch.records) if record.value % 10 == 7.0]  # type: ignore[attr-defined]
+        if bad:
+            raise RejectedError(bad, "not seven")
+
+    store.before = refuse
+    line = Line(run, store)
+    line.settle()
+    line.settle()
+    assert store.remarks == [("light", "5 records were refused; the last one: not seven")]
+
+    store.remarking = _raise(RejectedError((), "no remarks"))
+    log_points(writer, 10, start=50)
+    line.settle()
+    assert line.counts() == (54, 6, 0)
+
+
+def test_a_dead_server_is_asked_now_and_then_and_believed(run: RunDir) -> None:
+    """What is logged in an outage of an hour is on its way four seconds after it."""
+    writer, store = SpoolWriter(run), Store()
+    log_points(writer, 10)
+    line = Line(run, store)
+    line.step()
+    store.before = _raise(RetryableError("refused"))
+    backend = line.delivery.instance()
+    backend.ping = _raise(RetryableError("refused"))  # type: ignore[method-assign]
+    until = line.now + 3600.0
+    while line.now < until:
+        line.now += line.delivery.light.step().seconds
+    store.before = None
+    backend.ping = lambda: None  # type: ignore[method-assign]
+    back = line.now
+    while not store.metrics:
+        line.now += line.delivery.light.step().seconds
+    assert line.now - back <= 4.0
+
+
 def test_offsets_are_dense_over_what_was_taken(run: RunDir) -> None:
     """A backend may use them as row numbers: rejected records leave no hole."""
     writer, store = SpoolWriter(run), Store()
