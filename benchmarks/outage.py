@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -102,7 +103,7 @@ def _held(address: str, names: list[str], outage_s: float) -> None:
                     back = time.monotonic()
                     proxy.up()
                     proxy.set()
-                    _wait(lambda back=back: _since(proxy, back))
+                    _wait(partial(_since, proxy, back))
                     first = f"{_since(proxy, back)[0] - back:.1f}"
                 found = training.end()
                 times = found["times"]

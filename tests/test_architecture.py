@@ -93,6 +93,7 @@ FOREIGN = {
     "pynvml": ("collect",),
     "pytest": ("testing",),
     "requests": ("backends.mlflow",),
+    "urllib3": ("backends.mlflow",),
     "sqlalchemy": ("backends.mlflow",),
     "tensorboard": ("capture.tensorboard", "testing"),
     "tensorboardX": ("capture.tensorboardx", "testing"),

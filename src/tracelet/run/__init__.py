@@ -380,6 +380,7 @@ class Run:
         self._host.wake()
         while True:
             now = time.monotonic()
+            self._host.publish(self._run_dir)
             # Not `pending`: what was published last may know less than has been logged.
             left = [each for each in state.read(self._run_dir).values() if each.answered < target]
             if not left:

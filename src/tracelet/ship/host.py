@@ -33,6 +33,9 @@ class Host(Protocol):
     def alive(self) -> bool:
         """Return True while it ships."""
 
+    def publish(self, run: RunDir) -> None:
+        """See to it that what ``state.read`` gives is of now: somebody waits."""
+
     def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
         """Wait until a stopped run is delivered, as long as that makes sense."""
 
@@ -51,6 +54,7 @@ def wait_until_delivered(
     *,
     away_s: float = AWAY_S,
     patient: bool = False,
+    publish: Optional[Callable[[RunDir], None]] = None,
 ) -> None:
     """
     Return when every backend has everything, or when waiting longer would be in vain.
@@ -62,12 +66,15 @@ def wait_until_delivered(
         alive: Says whether there is still a host.
         away_s: How long a backend that does not answer is waited for.
         patient: As long also when it has been away for a while.
+        publish: Called before each look at what the host says.
     """
     started = time.monotonic()
     away_since: Optional[float] = None
     spoken = False
     while True:
         now = time.monotonic()
+        if publish is not None:
+            publish(run)
         states = state.read(run)
         open_ones = {
             name: each

@@ -106,6 +106,9 @@ class SidecarHost:
             self._say({"add": str(run.path), "credentials": _plain(credentials)})
         return True
 
+    def publish(self, run: RunDir) -> None:
+        """Nothing to do: the sidecar publishes by itself, whatever its other threads do."""
+
     def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
         """Wait for a stopped run as long as its backends answer; the sidecar does the rest."""
         self.wake()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tracelet.ship.retry import Doze
 from tracelet.ship.shipment import Shipment
+from tracelet.spool.rundir import RunDir
 
 __all__ = ["Rounds"]
 
@@ -68,6 +69,12 @@ class Rounds:
             for delivery in shipment.all():
                 for lane in delivery.lanes.values():
                     lane.await_all()
+
+    def publish(self, run: RunDir) -> None:
+        """Have a run say where it stands; from any thread, and at any time."""
+        for shipment in list(self.shipments):
+            if shipment.run.path == run.path:
+                shipment.tell()
 
     def put_away(self) -> None:
         """Finish what is delivered and let go of; let go of what was deleted."""

@@ -396,6 +396,13 @@ class Shipment:
         self._published = states
         return True
 
+    def tell(self) -> None:
+        """Publish for somebody who waits; see ``publish``."""
+        try:
+            self.publish()
+        except Exception as error:
+            self._tell("be looked after", error)
+
     def states(self) -> Mapping[str, state.BackendState]:
         """Return where every backend stands."""
         total = self._spooled()

@@ -56,10 +56,23 @@ class ThreadHost:
         """Return True while the thread runs, in the process that started it."""
         return self._thread.is_alive() and self._pid == os.getpid()
 
+    def publish(self, run: RunDir) -> None:
+        """Say where a run stands: the thread itself may be in the middle of a call that hangs."""
+        if self.alive():
+            self._rounds.publish(run)
+
     def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
         """Wait for a stopped run; nobody else will deliver it, so longer than others do."""
         self.wake()
-        wait_until_delivered(run, timeout, on_wait, self.alive, away_s=AWAY_S, patient=True)
+        wait_until_delivered(
+            run,
+            timeout,
+            on_wait,
+            self.alive,
+            away_s=AWAY_S,
+            patient=True,
+            publish=self.publish,
+        )
 
     def let_go(self, run: RunDir) -> None:
         """Have a delivered run put away before the process may end, which takes a moment."""
