@@ -93,7 +93,6 @@ FOREIGN = {
     "pynvml": ("collect",),
     "pytest": ("testing",),
     "requests": ("backends.mlflow",),
-    "urllib3": ("backends.mlflow",),
     "sqlalchemy": ("backends.mlflow",),
     "tensorboard": ("capture.tensorboard", "testing"),
     "tensorboardX": ("capture.tensorboardx", "testing"),
@@ -101,6 +100,7 @@ FOREIGN = {
     "torch": ("capture", "testing"),
     "transformers": ("integrations.huggingface",),
     "typing_extensions": ("backends", "settings"),
+    "urllib3": ("backends.mlflow",),
     "wandb": ("backends.wandb",),
 }
 
