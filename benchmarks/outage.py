@@ -146,6 +146,7 @@ def _ends(address: str) -> None:
                     rows.append(
                         [name, when, shipper, f"{found['started']:.2f}", f"{found['ended']:.2f}"]
                     )
+                    training.forget()
                     print(" | ".join(rows[-1]), flush=True)
     print()
     table(["server", "since", "shipper", "start_logging, s", "exit, s"], rows)
@@ -165,6 +166,7 @@ def _grows(address: str, seconds: float) -> None:
             time.sleep(seconds)
             after = training.sizes()
             training.end()
+            training.forget()
             for who in before:
                 change = [f"{b - a:+.1f}" for a, b in zip(before[who][:1], after[who][:1])]
                 counts = [f"{a:.0f} → {b:.0f}" for a, b in zip(before[who][1:], after[who][1:])]
@@ -182,6 +184,7 @@ class _Training:
         command = [sys.executable, "-c", SCRIPT, url, shipper, str(seconds), str(self._stop)]
         self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         self._seconds = seconds
+        self._beside: list[psutil.Process] = []
 
     def says(self, word: str) -> str:
         """Wait for a line that begins so, and return it."""
@@ -196,11 +199,18 @@ class _Training:
         if self._seconds < 0:
             self._stop.touch()
         found: dict[str, Any] = json.loads(self.says("{"))
+        self._beside = psutil.Process(self._process.pid).children()
         began = float(self.says("ending").split()[1])
         if self._process.wait(120) != 0:
             raise RuntimeError(f"the training ended with {self._process.returncode}")
         found["ended"] = time.time() - began
         return found
+
+    def forget(self) -> None:
+        """End the process beside, which would wait for a server that is not coming back."""
+        for each in self._beside:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
 
     def sizes(self) -> dict[str, tuple[float, int, int]]:
         """Return memory, descriptors and threads of the trainer and its sidecar."""
