@@ -12,7 +12,7 @@ import time
 from typing import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracelet.backends.mlflow.answers import of_code, of_response, parsed, retry_after
@@ -23,6 +23,11 @@ from tracelet.backends.mlflow.store import Point
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
 from tracelet.ship.shipper import trouble
 
+PATIENT = settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 CODES = ["INTERNAL_ERROR", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "", "\udcff", "1"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
@@ -85,6 +90,7 @@ def calls(store: RestStore, connection: Connection) -> list[Callable[[], object]
     ]
 
 
+@PATIENT
 @given(
     status=st.integers(-1, 1000),
     headers=st.dictionaries(
@@ -103,11 +109,13 @@ def test_every_answer_means_something(
         assert 0.0 <= error.retry_after < float("inf")
 
 
+@PATIENT
 @given(st.text(), st.text())
 def test_every_code_means_something(code: str, message: str) -> None:
     assert isinstance(of_code(code, message, "what"), BackendError)
 
 
+@PATIENT
 @given(st.text() | st.floats().map(str) | st.sampled_from(["Thu, 01 Jan 99999 00:00:00 GMT"]))
 def test_a_wait_is_a_number_of_seconds(value: str) -> None:
     found = retry_after(value)

@@ -28,6 +28,7 @@ ASK_S = 3.0
 SELDOM_S = 30.0
 #: A try that hangs for a second is made again without a good sign only after so many.
 REST = 10.0
+LONGEST_TRY_S = 60.0
 #: The longest wait that a server may ask for.
 LONGEST_WAIT_S = 3600.0
 #: After an outage so long, batches leave no closer together than this, all runs taken together.
@@ -142,7 +143,8 @@ class Breaker:
                 self._since = self._tried_at
             self._misled += self._hopeful
             self._hopeful = False
-            wait = max(self._backoff.failed(asked), REST * (now - self._tried_at))
+            took = min(now - self._tried_at, LONGEST_TRY_S)
+            wait = max(self._backoff.failed(asked), REST * took)
             self._until = max(self._until, now + wait)
             self._ask_at = max(self._ask_at, now + asked, now + self._pause())
             return wait
