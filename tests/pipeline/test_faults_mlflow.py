@@ -57,10 +57,12 @@ class Case:
     Args:
         name: Of the run.
         faults: What is wrong from ``begin`` on, a new one each time; none: nobody listens.
-        begin: ``start``: before the program starts; ``middle``: once it has been delivered to;
-            ``end``: shortly before it ends, and until it has ended.
+        begin: ``start``: before the program starts; ``middle``: once it has been delivered to, and
+            the program goes on until that is over; ``end``: shortly before it ends, and until it
+            has ended.
         lasts: Until OUTAGE_S after ``begin``; False: as long as the server is there.
         lost: Steps of ``loss`` that the server will never take.
+        person: Somebody has to mend it: that happens once the program has ended.
     """
 
     name: str
@@ -85,7 +87,10 @@ class Training:
         if case.begin == "start":
             self._break()
         config = {"backend_url": self.proxy.url, **case.config}
+        self.until = folder / "until"
         plan = {"points": POINTS, "pause_s": PAUSE_S, "end": "exit", **case.plan}
+        if case.begin == "middle":
+            plan.update(points=None, until=str(self.until))
         self.points = plan["points"]
         self.trainer = Trainer(folder, backend="mlflow", config=config, name=case.name, **plan)
         self.broken_at: Optional[float] = time.monotonic() if case.begin == "start" else None
@@ -105,19 +110,24 @@ class Training:
 
     def look(self) -> bool:
         """Break and mend when it is time; return True once it is over."""
-        now = time.monotonic()
+        now, case = time.monotonic(), self.case
         ended = self.trainer.process.poll() is not None
         if self.broken_at is None:
-            late = self.trainer.acknowledged > self.points * 0.8
-            reached = self.proxy.requests(LOG + "$")
-            if (late if self.case.begin == "end" else len(reached) > 2) or ended:
+            if case.begin == "end":
+                due = self.trainer.acknowledged > self.points * 0.8
+            else:
+                due = len(self.proxy.requests(LOG + "$")) > 2
+            if due or ended:
                 self._break()
                 self.broken_at = now
-        elif not self.mended and self.case.lasts:
-            over = ended if self.case.begin == "end" else now - self.broken_at > OUTAGE_S
-            if over:
+        elif not self.mended and case.lasts:
+            over = now - self.broken_at > OUTAGE_S
+            if case.person and (over and self.proxy.spoilt):
+                self.until.touch()
+            if ended if case.person or case.begin == "end" else over:
                 self._mend()
-        return ended and (self.mended or not self.case.lasts)
+                self.until.touch()
+        return ended and (self.mended or not case.lasts)
 
     @property
     def spool(self) -> Path:
@@ -131,6 +141,7 @@ class Training:
     def check(self) -> None:
         """Compare what the server has with what was logged."""
         assert self.trainer.end() == 3, self.trainer.errors()
+        count = self.trainer.acknowledged
         assert "Traceback" not in self.trainer.errors()
         keys = self.case.plan.get("keys", 0)
         with tracking(self.server.url) as client:
@@ -142,7 +153,7 @@ class Training:
             others = [
                 client.get_metric_history(found.info.run_id, f"key{key}") for key in range(keys)
             ]
-        steps = [step for step in range(self.points) if step not in self.case.lost]
+        steps = [step for step in range(count) if step not in self.case.lost]
         assert sorted((each.step, each.value) for each in points) == [
             (step, step / 7) for step in steps
         ]
@@ -150,7 +161,7 @@ class Training:
             seen = sorted((each.step, _shown(each.value)) for each in history)
             assert seen == [
                 (step, "nan" if (step + key) % 10 == 0 else str(step + key / 7))
-                for step in range(self.points)
+                for step in range(count)
             ]
         assert found.info.status == "FAILED"
         if self.case.lost:

@@ -2,8 +2,9 @@
 A training program for the tests to kill: it logs numbers and writes down what was acknowledged.
 
 Run with a JSON object as its only argument: ``config`` for ``start_logging``, ``backend``,
-``points`` (None for ever), ``first``: the first step, ``shift``: what is added to every value,
-``pause_s`` between points, ``heavy``: histograms and pictures too,
+``points`` (None for ever, or until the file ``until`` is there), ``first``: the first step,
+``shift``: what is added to every value, ``pause_s`` between points,
+``heavy``: histograms and pictures too,
 ``keys``: so many more curves beside ``loss``, a tenth of whose values are NaN,
 ``ack``: a file that always holds how many calls have returned, ``end``: how to end.
 """
@@ -36,7 +37,10 @@ def main() -> None:
     ack = os.open(plan["ack"], os.O_WRONLY | os.O_CREAT)
     first = plan.get("first", 0)
     number = first
+    until = plan.get("until", "")
     while plan.get("points") is None or number < first + plan["points"]:
+        if until and os.path.exists(until):
+            break
         writer.add_scalar("loss", number / 7 + plan.get("shift", 0.0), number)
         for key in range(plan.get("keys", 0)):
             value = float("nan") if (number + key) % 10 == 0 else number + key / 7

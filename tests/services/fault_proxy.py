@@ -126,6 +126,12 @@ class FaultProxy:
         with self._lock:
             return [each for each in self.seen if re.search(route, f"{each.method} {each.path}")]
 
+    @property
+    def spoilt(self) -> int:
+        """How many requests went wrong, by the faults that there are now."""
+        with self._lock:
+            return sum(each.spoilt for each in self._faults)
+
     # -- what goes wrong ------------------------------------------------------------------
 
     @contextlib.contextmanager
