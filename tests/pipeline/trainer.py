@@ -2,10 +2,9 @@
 A training program for the tests to kill: it logs numbers and writes down what was acknowledged.
 
 Run with a JSON object as its only argument: ``config`` for ``start_logging``, ``backend``,
-``points`` (None for ever, or until the file ``until`` is there), ``first``: the first step,
-``shift``: what is added to every value, ``pause_s`` between points,
-``heavy``: histograms and pictures too,
-``keys``: so many more curves beside ``loss``, a tenth of whose values are NaN,
+``points`` (None for ever), ``until``: a file that ends it when it is there, ``first``: the first
+step, ``shift``: what is added to every value, ``pause_s`` between points, ``heavy``: histograms
+and pictures too, ``keys``: so many more curves, a tenth of them NaN,
 ``ack``: a file that always holds how many calls have returned, ``end``: how to end.
 """
 
