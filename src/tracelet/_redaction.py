@@ -233,6 +233,13 @@ def _is_secret_parameter(name: str, value: str) -> bool:
 
 
 def _hide_pair(found: re.Match[str]) -> str:
+    if not is_secret(found[1], found[3]):
+        # What stands behind a colon may be a pair itself: "the server said: token=…".
+        return found[1] + found[2] + _PAIR.sub(_hide_value, found[3])
+    return _hide_value(found)
+
+
+def _hide_value(found: re.Match[str]) -> str:
     value = found[3]
     if value.startswith(HIDDEN[:-1]) or not is_secret(found[1], value):
         return found[0]

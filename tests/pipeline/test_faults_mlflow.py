@@ -211,6 +211,7 @@ def _account(run: RunDir, case: Case) -> None:
     rejects = [json.loads(line) for line in lines]
     assert [each["record"]["step"] for each in rejects] == list(case.lost)
     assert all(each["reason"] and each["time"] for each in rejects)
+    assert "abcdefgh1234567890" not in "".join(lines)
     assert state.read(run)["mlflow"].rejected == len(case.lost)
 
 

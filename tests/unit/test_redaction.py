@@ -61,6 +61,7 @@ def test_no_false_alarm(name: str, value: str) -> None:
     ("text", "expected"),
     [
         ("postgresql://me:pw@host:5432/db", f"postgresql://{HIDDEN}@host:5432/db"),
+        ("it said: token=abcdefgh broke", f"it said: token={HIDDEN} broke"),
         ("postgresql://me:p@w@host/db", f"postgresql://{HIDDEN}@host/db"),
         ("postgresql://me:p#w?@host/db", f"postgresql://{HIDDEN}@host/db"),
         ("see http://h/x?a=1&token=abc#b now", f"see http://h/x?a=1&token={HIDDEN}#b now"),
