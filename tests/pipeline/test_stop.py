@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+from tests.pipeline.programs import wait_for
 
 import tracelet
 from tracelet.backends import memory
 from tracelet.errors import RetryableError
+from tracelet.ship import state
+from tracelet.spool.rundir import find_runs
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +106,8 @@ def test_a_backend_that_is_away_is_not_waited_for_by_the_process_beside(tmp_path
     config = {"silent": True}
     run = tracelet.start_logging(backend="mlflow", backend_url="http://127.0.0.1:9", config=config)
     run.log_metric("loss", 1)
-    time.sleep(3.0)  # it has found out by now
+    (there,) = find_runs(tmp_path / ".tracelet")
+    wait_for(lambda: state.read(there)["mlflow"].state == "waiting", timeout=90.0)
     began = time.monotonic()
     report = run.stop()
     assert time.monotonic() - began < 2.0
