@@ -34,7 +34,8 @@ class Host(Protocol):
         """Return True while it ships."""
 
     def publish(self, run: RunDir) -> None:
-        """See to it that what ``state.read`` gives is of now: somebody waits."""
+        """See to it that what ``state.read`` gives is of now, where nobody else does."""
+        return
 
     def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
         """Wait until a stopped run is delivered, as long as that makes sense."""
