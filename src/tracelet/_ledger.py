@@ -33,7 +33,8 @@ class BackendCounts:
     """
     What one backend has of a run, in records.
 
-    ``damaged`` is what could not be read back from the disk; normally 0. ``warnings`` counts what a
+    ``damaged`` is what could not be read back from the disk; normally 0. ``thinned`` is what was
+    given up, by kind, because the spool had grown to its bound. ``warnings`` counts what a
     person should know although it cost no record, a file that changed before it was sent.
     ``left``: something is left to do, be it only to tell the backend of the run, or of its end.
     ``state`` is the shipper's: ``closed`` when nothing is left, ``waiting`` or ``config`` with the
@@ -45,6 +46,7 @@ class BackendCounts:
     rejected: int = 0
     unsupported: int = 0
     damaged: int = 0
+    thinned: Mapping[str, int] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
     state: str = ""
     detail: str = ""
@@ -55,12 +57,15 @@ class BackendCounts:
     def total(self) -> int:
         """Every record the backend was or will be handed."""
         answered = self.delivered + self.rejected + self.unsupported
-        return answered + self.pending + self.damaged
+        return answered + self.pending + self.damaged + sum(self.thinned.values())
 
     @property
     def waiting(self) -> bool:
         """True when something is left to do: records, or the run itself."""
         return self.left or bool(self.pending)
+
+    def _kinds(self) -> list[str]:
+        return [f"{kind} {count:,}" for kind, count in sorted(self.thinned.items())]
 
     def __str__(self) -> str:
         if not self.total and self.waiting:
@@ -71,6 +76,7 @@ class BackendCounts:
             (self.rejected, "rejected"),
             (self.unsupported, "unsupported"),
             (self.damaged, "damaged on disk"),
+            (sum(self.thinned.values()), f"thinned ({', '.join(self._kinds())})"),
             *((number, word) for word, number in sorted(self.warnings.items())),
         ):
             if count:

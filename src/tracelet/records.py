@@ -171,7 +171,8 @@ class RunInfo:
     finds its run by. ``context`` holds
     the facts that nobody logged, by subject (``git``, ``command``, …), JSON values only;
     ``docs/context.md`` lists them. ``collectors`` measure while the run goes on, every
-    ``sample_interval_s`` seconds.
+    ``sample_interval_s`` seconds. ``bounds`` says how many bytes it may take (``max_run_bytes``,
+    ``max_spool_bytes``, ``min_free_bytes``); none where it says nothing.
     """
 
     run_id: str
@@ -196,6 +197,7 @@ class RunInfo:
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
     collectors: Sequence[str] = field(default_factory=list)
     sample_interval_s: float = 10.0
+    bounds: Mapping[str, Optional[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

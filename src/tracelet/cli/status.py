@@ -89,7 +89,8 @@ def _of_backend(run: RunDir, name: str, found: state.BackendState) -> dict[str, 
     return {
         "backend": backend_of(name),
         **{word: getattr(found, word) for word in _COUNTS},
-        "damaged": sum(found.damaged.values()),
+        "damaged": sum(found.damaged.values()) - sum(found.thinned.values()),
+        "thinned": dict(found.thinned),
         "oldest": state.waits_since(run, name) if found.pending else None,
         "state": found.state,
         "since": found.since or None,
@@ -224,10 +225,13 @@ def _blocks(runs: Sequence[Any], columns: int) -> Sequence[str]:
 
 def _state(run: Any, each: Any) -> str:
     if each["status"] and not each["pending"]:
-        return str(each["status"])
-    return f"{_who('active', run['owner']) if run['active'] else 'ended'}, " + _who(
-        each["state"], run["shipper"]
-    )
+        state = str(each["status"])
+    else:
+        state = f"{_who('active', run['owner']) if run['active'] else 'ended'}, " + _who(
+            each["state"], run["shipper"]
+        )
+    gone = sum(each["thinned"].values())
+    return f"{state}, {gone:,} thinned" if gone else state
 
 
 def _who(doing: str, process: Any) -> str:

@@ -31,7 +31,7 @@ from tracelet.records import (
     Text,
 )
 from tracelet.ship.catalog import Catalog, below_rank
-from tracelet.spool import codec, frame
+from tracelet.spool import codec, frame, thinned
 from tracelet.spool.cursor import LaneState
 from tracelet.spool.reader import Item, Position, SegmentReader
 from tracelet.spool.rundir import RunDir, is_main, is_sampler, leads, rank_of
@@ -240,10 +240,14 @@ class Assembly:
                 if bound is None and load.records and not self._fits(load, records, item):
                     return False
                 self._add(load, records, item, writer)
-            # The numbers of a writer's records have no holes but for those that were damaged.
+            # The numbers of a writer's records have no holes but for those that were damaged, or
+            # given up for lack of room.
             gap = item.after.seq - source.at.seq - 1
-            if gap > 0 and self.lane == "light" and not is_sampler(writer):
-                merge(load.damaged, {_reason(source.reader): gap})
+            if gap > 0 and not is_sampler(writer):
+                merge(load.damaged, self._given_up(item.thinned or {}))
+                if self.lane == "light":
+                    gap -= sum((item.thinned or {}).values())
+                    merge(load.damaged, {_reason(source.reader): gap})
             source.ahead.popleft()
             source.at = load.behind[writer] = item.after
 
@@ -264,10 +268,11 @@ class Assembly:
         most, room = self.limits.max_records, self.limits.max_bytes - load.size
         at, before, seq = source.at, source.at, source.at.seq
         while ahead:
-            kind, flags, payload, stream, tag, after, _ = ahead[0]
+            kind, flags, payload, stream, tag, after, _, given_up = ahead[0]
             if (
                 kind != frame.SCALAR
                 or flags & _SPECIAL
+                or given_up
                 or (light and after.seq != seq + 1)
                 or len(payload) != frame.SCALAR_INT.size
                 or (bound is not None and after > bound)
@@ -336,12 +341,28 @@ class Assembly:
                 load.unsupported.add(number)
         load.unsupported.discard(UNCOUNTED)
 
+    def _given_up(self, kinds: Mapping[str, int]) -> dict[str, int]:
+        """Return what this lane counts of it: the other lane may have had its part before."""
+        light = self.lane == "light"
+        return {
+            thinned.reason(kind): count
+            for kind, count in kinds.items()
+            if (kind == "scalar") == light
+        }
+
+    def reached(self, writer: str) -> Position:
+        """Return how far a writer's bytes have been looked at."""
+        source = self._sources.get(writer)
+        return self._start.get(writer, Position()) if source is None else source.reader.position
+
     def _tail(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for writer, source in self._sources.items():
             reader = source.reader
             if not source.ahead and not is_sampler(writer):
-                merge(found, {_reason(reader): reader.position.seq - source.at.seq})
+                gone = sum(reader.thinned.values())
+                merge(found, {_reason(reader): reader.position.seq - source.at.seq - gone})
+                merge(found, {thinned.reason(why): n for why, n in reader.thinned.items()})
                 # A segment that nobody can read has no numbers; it counts as one record.
                 merge(found, {"unreadable": reader.damaged.get("unreadable", 0)})
         return found

@@ -49,7 +49,7 @@ def drain(
         name: maker(run.info, name, credentials or {}, os.environ) for name in run.info.backends
     }
     rounds = Rounds()
-    shipment = Shipment(run, makers, only=only)
+    shipment = Shipment(run, makers, only=only, bounded=False)
     rounds.add(shipment)
     try:
         last = _serve(rounds, shipment, timeout, away_s, progress or (lambda _: None))

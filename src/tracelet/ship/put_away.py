@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
-import shutil
 from typing import Collection
 
 from tracelet.records import RunStatus
 from tracelet.ship import rejected, state
+from tracelet.spool.packing import pack
 from tracelet.spool.rundir import RunDir, find_runs
 
 __all__ = ["put_away", "removes"]
@@ -80,14 +79,7 @@ def _pack(run: RunDir, writers: Collection[str]) -> None:
             path = run.segment_path(writer, number)
             if not path.exists():
                 continue
-            packed = path.with_name(f"{path.name}.gz")
-            # Under another name until it is whole: we may be killed here.
-            hidden = path.with_name(f".{packed.name}")
-            with open(path, "rb") as plain, gzip.open(hidden, "wb", compresslevel=6) as file:
-                shutil.copyfileobj(plain, file)
-            hidden.chmod(0o600)
-            hidden.replace(packed)
-            path.unlink()
+            pack(path)
 
 
 def _prune(run: RunDir, keep: int) -> None:

@@ -23,6 +23,8 @@ from tracelet.ship.catalog import Catalog
 from tracelet.ship.put_away import put_away, removes
 from tracelet.ship.sampling import Sampling
 from tracelet.ship.shipper import Delivery, Shipper, Step
+from tracelet.ship.thinner import Thinner
+from tracelet.spool.packing import packed_path
 from tracelet.spool.reader import alive, written
 from tracelet.spool.rundir import RunDir, is_main, is_sampler, sync_folder
 
@@ -40,6 +42,8 @@ CHILDREN_S = 1.0
 SYNC_S = 1.0
 #: How often segments and blobs that nobody needs any more are deleted.
 SWEEP_S = 2.0
+#: How often is looked whether the run has grown beyond its bounds.
+BOUNDS_S = 2.0
 #: States are published no more often than this.
 PUBLISH_S = 0.05
 
@@ -57,6 +61,8 @@ class Shipment:
             that nobody sees living.
         only: Of the backends, those to deliver to now; all when None. The others stay as they are,
             and are asked nothing.
+        bounded: Keep it within its bounds while it cannot be delivered. Not where somebody waits
+            for just this run to be delivered.
 
     Use it only after ``begin`` returned True. Nothing here raises: what is wrong with the folder of
     one run must not be felt by the others. It is told, and tried again.
@@ -68,6 +74,8 @@ class Shipment:
         makers: Mapping[str, Callable[[], Backend]],
         collectors: Sequence[tuple[str, Callable[[], Collector]]] = (),
         only: Optional[Collection[str]] = None,
+        *,
+        bounded: bool = True,
     ) -> None:
         self.run = run
         self._only = only
@@ -92,6 +100,8 @@ class Shipment:
         self._published: Mapping[str, state.BackendState] = {}
         self._published_at = 0.0
         self.deliveries: dict[str, Delivery] = {}
+        self._thinner = Thinner(run, self._lanes) if bounded else None
+        self._bounded_at = time.monotonic()
 
     def begin(self) -> bool:
         """
@@ -296,6 +306,9 @@ class Shipment:
         """Return the deliveries that something is done for."""
         return [each for name, each in self.deliveries.items() if name not in self._resting]
 
+    def _lanes(self) -> list[Shipper]:
+        return [lane for each in self.deliveries.values() for lane in each.lanes.values()]
+
     # -- life -----------------------------------------------------------------------------
 
     def dead(self, writer: str) -> bool:
@@ -376,6 +389,8 @@ class Shipment:
         if now - self._swept_at >= SWEEP_S:
             self._swept_at = now
             self._sweep()
+        if self._thinner is not None and now >= self._bounded_at:
+            self._keep_within(self._thinner, now)
         return self.publish()
 
     def publish(self, *, force: bool = False) -> bool:
@@ -497,6 +512,7 @@ class Shipment:
             each.cursor.save(sync=True)
         for path in old:
             path.unlink(missing_ok=True)
+            packed_path(path).unlink(missing_ok=True)
             self._synced.pop(path, None)
             self._steady.discard(path)
         for blob in spent:
@@ -505,6 +521,17 @@ class Shipment:
             self._steady.discard(blob)
         for each in self.all():
             each.forget(spent)
+
+    def _keep_within(self, thinner: Thinner, now: float) -> None:
+        """Compress, or give up, one segment's worth of what cannot be delivered."""
+        again = False
+        try:
+            again = thinner.turn(growing=not self._over())
+        except Exception as error:
+            self._tell("be made smaller", error)
+        took = time.monotonic() - now
+        # Half of the time at most, however much there is to do.
+        self._bounded_at = now + 2 * took if again else now + took + BOUNDS_S
 
     # -- the end --------------------------------------------------------------------------
 

@@ -30,13 +30,13 @@ from tracelet.errors import (
     TraceletError,
     shortened,
 )
-from tracelet.records import Artifact, Record, RemoteRun, RunInfo, RunStatus
+from tracelet.records import Artifact, Record, RemoteRun, RunInfo, RunStatus, Tag
 from tracelet.ship.assembly import UNCOUNTED, Assembly, Blob, Load, cut, merge
 from tracelet.ship.breaker import Breaker, breaker_of
 from tracelet.ship.catalog import Catalog
 from tracelet.ship.redaction import redacted
 from tracelet.ship.retry import Backoff
-from tracelet.spool import blobs
+from tracelet.spool import blobs, thinned
 from tracelet.spool.cursor import LANES, Cursor
 from tracelet.spool.reader import Position
 from tracelet.spool.rundir import RunDir
@@ -326,6 +326,7 @@ class Delivery:
             with self.breaker.attempt() as allowed:
                 if not allowed:
                     return HELD
+                self.light.tell_thinned()
                 backend.barrier()
                 for lane in self.lanes.values():
                     lane.say()
@@ -424,6 +425,9 @@ class Shipper:
         self.state = delivery.cursor.lanes[lane]
         # Held during a step.
         self._busy = threading.Lock()
+        #: Held while the spool is read: whoever puts a smaller segment in a larger one's place
+        #: must not do it then.
+        self.reading = threading.Lock()
         #: What hampers this lane alone.
         self.trouble: Optional[Trouble] = None
         self._assembly: Optional[Assembly] = None
@@ -492,6 +496,21 @@ class Shipper:
         """True while a batch is on its way, or waits to be confirmed."""
         return self._sending is not None or bool(self._unconfirmed)
 
+    def held(self, writer: str) -> tuple[int, int]:
+        """
+        Return the first and last segment of a writer that must stay as they are, byte for byte.
+
+        This lane stands in them, or has a batch of them on its way that may have to be made again.
+        The last is below the first where there is none. Ask while holding ``reading``.
+        """
+        with self.delivery.cursor.lock:
+            first = last = self.state.at.get(writer, Position())
+            for bound in self.state.sending:
+                last = max(last, bound.get(writer, last))
+        if self._assembly is not None:
+            last = max(last, self._assembly.reached(writer))
+        return first.segment, last.segment - (last.offset == 0)
+
     @property
     def assembly(self) -> Optional[Assembly]:
         """What this lane reads from, once it has begun."""
@@ -541,7 +560,8 @@ class Shipper:
     def _take(self, assembly: Assembly) -> Optional[_Sending]:
         """Assemble the next batch."""
         try:
-            load = assembly.next()
+            with self.reading:
+                load = assembly.next()
         except Exception:
             # What it had read is not in any batch: the next one begins where the state says, and
             # with what was on its way.
@@ -769,6 +789,12 @@ class Shipper:
             return SENT
         if self.lane == "heavy" and self.delivery.opened:
             self._introduce()
+        if self.lane == "light" and self.delivery.opened:
+            try:
+                if self.tell_thinned():
+                    return SENT
+            except Exception as error:
+                return self.delivery.failed(error)
         refused = self._assembly.refused if self._assembly else ""
         if refused or (self.trouble is not None and not self.underway):
             self.trouble = Trouble("config", refused) if refused else None
@@ -783,6 +809,27 @@ class Shipper:
         except RejectedError as error:
             log.info("%s takes no remark", self.delivery.name, exc_info=error)
         self._unsaid = ""
+
+    def tell_thinned(self) -> bool:
+        """
+        Have the remote run say what it lacks because there was no room for it, if that is news.
+
+        Nobody logged these tags: they are in no count. Saying them twice changes nothing.
+        """
+        delivery = self.delivery
+        with delivery.cursor.lock:
+            totals = thinned.counted(delivery.cursor.damaged)
+        backend = delivery.backend
+        if totals == delivery.cursor.told or backend is None or Tag not in backend.accepts:
+            return False
+        now = time.time()
+        tags = [Tag(f"tracelet.dropped.{kind}", str(n), now) for kind, n in sorted(totals.items())]
+        backend.write(Batch(tags, self.state.offset, self.lane, resend=True))
+        with delivery.cursor.lock:
+            self.state.offset += len(tags)
+            delivery.cursor.told = totals
+            delivery.cursor.save()
+        return True
 
     def _introduce(self) -> None:
         """Have what is known about a run from its start stored early: a machine may die."""

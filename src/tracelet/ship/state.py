@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional
 
 from tracelet.records import RemoteRun
+from tracelet.spool import thinned
 from tracelet.spool.cursor import Cursor
 from tracelet.spool.reader import lost, waiting_since, written
 from tracelet.spool.rundir import RunDir, is_sampler, load_json, write_private
@@ -52,6 +53,11 @@ class BackendState:
     error: str = ""
     since: float = 0.0
     gone: bool = False
+
+    @property
+    def thinned(self) -> Mapping[str, int]:
+        """What of ``damaged`` was given up for lack of room, by kind."""
+        return thinned.counted(self.damaged)
 
     @property
     def answered(self) -> int:

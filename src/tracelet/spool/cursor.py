@@ -58,12 +58,15 @@ class Cursor:
         self.closed: Optional[str] = None
         #: The session of the owner that it was ended for; a later one opens it again.
         self.session: Optional[str] = None
-        #: Records lost to damage, by reason; counted by the light lane, which reads everything.
+        #: Records lost to damage, by reason; counted by the light lane, which reads everything. And
+        #: those that were given up for lack of room (``spool.thinned``), by the lane they were for.
         self.damaged: dict[str, int] = {}
         #: Things a person should know that cost no record (a file changed before it was sent).
         self.warnings: dict[str, int] = {}
         #: Which bytes of the backend's rejects were sent once more, and arrived.
         self.resent: list[tuple[int, int]] = []
+        #: What the remote run was told that it lacks, by kind.
+        self.told: dict[str, int] = {}
         #: There is a cursor that cannot be read: all that is sent may have arrived already.
         self.doubtful = False
         self._synced = 0.0
@@ -79,12 +82,14 @@ class Cursor:
             lanes = {lane: _lane(content["lanes"][lane]) for lane in LANES}
             damaged, warnings = _counts(content["damaged"]), _counts(content["warnings"])
             resent = [(int(begin), int(end)) for begin, end in content.get("resent", ())]
+            told = _counts(content.get("told", {}))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             # Unreadable is not fatal: everything is read and sent again, and arrives once.
             self.doubtful = True
             return
         self.lanes, self.damaged, self.warnings = lanes, damaged, warnings
         self.resent = resent
+        self.told = told
         self.closed, self.session = _word(content.get("closed")), _word(content.get("session"))
 
     def save(self, *, sync: bool = False) -> None:
@@ -112,6 +117,7 @@ class Cursor:
             "damaged": self.damaged,
             "warnings": self.warnings,
             "resent": self.resent,
+            "told": self.told,
             "lanes": {lane: vars(state) for lane, state in self.lanes.items()},
         }
 

@@ -39,6 +39,7 @@ __all__ = [
     "SCALAR",
     "SCALAR_FRACTION",
     "SCALAR_INT",
+    "THINNED",
     "Frame",
     "Scan",
     "encode",
@@ -55,7 +56,7 @@ MAX_PAYLOAD = 64 * 1024 * 1024
 # Any two types differ in two bits at least: a flipped bit never turns one into another. Type 0 is
 # none, so that a preallocated or forgotten block of zeros is never a frame.
 SCALAR, EVENT, RECORD = 3, 5, 6
-HEADER, DEFINITION, END, FOOTER, LOST = 9, 10, 12, 15, 17
+HEADER, DEFINITION, END, FOOTER, LOST, THINNED = 9, 10, 12, 15, 17, 18
 _DATA_TYPES = frozenset((SCALAR, EVENT, RECORD))
 
 # Flags of a scalar frame.

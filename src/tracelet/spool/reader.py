@@ -9,26 +9,29 @@ later version understands is kept as it is, and nothing behind it is read.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Generator, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from tracelet.records import RunEnd, RunStatus
 from tracelet.spool import codec, frame
 from tracelet.spool.locks import lives, try_lock
 from tracelet.spool.rundir import RunDir, is_main, is_sampler
+from tracelet.spool.thinned import Thinned, decode_thinned
 
 __all__ = [
+    "Front",
     "Item",
     "Position",
     "SegmentReader",
     "alive",
     "finished",
+    "frames",
+    "front",
     "last_word",
     "unfinished",
     "written",
@@ -59,7 +62,8 @@ class Item(NamedTuple):
     A data frame with its keys resolved and the position behind it.
 
     The numbers in the positions (``after.seq``) have no holes but for records that are gone.
-    ``blob`` is the file that the payload came from, if it was not in the segment.
+    ``blob`` is the file that the payload came from, if it was not in the segment. ``thinned`` says
+    how many records, by kind, were given up between the one before and this one.
     """
 
     type: int
@@ -69,6 +73,7 @@ class Item(NamedTuple):
     tag: Optional[str]
     after: Position
     blob: Optional[Path] = None
+    thinned: Optional[Mapping[str, int]] = None
 
 
 class _Header(NamedTuple):
@@ -123,8 +128,8 @@ class _Segment:
         self.number = number
         self.path = run.segment_path(writer, number)
         self._packed = self.path.with_name(f"{self.path.name}.gz")
-        # The whole content, where the segment is compressed; else the file is read as it grows.
-        self._content: Optional[bytes] = None
+        # Where the segment is compressed; else the file is read as it grows.
+        self._unpacked: Optional[_Unpacked] = None
 
     def read(self, offset: int, size: int) -> bytes:
         """
@@ -133,13 +138,13 @@ class _Segment:
         Raises:
             OSError: It is there, but cannot be read just now.
         """
-        if self._content is None:
+        if self._unpacked is None:
             try:
                 with open(self.path, "rb", buffering=0) as file:
                     return _read(file, offset, size)
             except FileNotFoundError:
-                self._content = self._unpack()
-        return self._content[offset : offset + size]
+                self._unpacked = _Unpacked(self._packed)
+        return self._unpacked.read(offset, size)
 
     def mark(self) -> tuple[int, int]:
         """Return what changes whenever the segment does."""
@@ -153,27 +158,68 @@ class _Segment:
 
     def size(self) -> int:
         """Return how long it is now."""
-        if self._content is None:
+        if self._unpacked is None:
             try:
                 return self.path.stat().st_size
             except FileNotFoundError:
-                self._content = self._unpack()
-        return len(self._content)
+                self._unpacked = _Unpacked(self._packed)
+        return self._unpacked.size()
 
-    def _unpack(self) -> bytes:
-        pieces: list[bytes] = []
+
+class _Unpacked:
+    """
+    The content of a compressed segment, of which only a stretch is in memory.
+
+    What cannot be unpacked is missing, which is counted. The file is open only while it is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._restart()
+
+    def _restart(self) -> None:
+        self._machine = zlib.decompressobj(wbits=31)  # gzip's frame around it (zlib's manual)
+        self._taken = self._start = 0
+        self._window = b""
+        self._over = False
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes as ``_Segment.read`` does. Raises OSError."""
+        if offset < self._start:
+            self._restart()
+        while not self._over and self._start + len(self._window) < offset + size:
+            self._more()
+            # Readers go forward, and back by no more than what they have just looked at.
+            spare = min(len(self._window), offset - self._start - 2 * CHUNK_BYTES)
+            if spare > 2 * CHUNK_BYTES:
+                self._window = self._window[spare:]
+                self._start += spare
+        at = offset - self._start
+        return self._window[at : at + size]
+
+    def size(self) -> int:
+        """Return how long the whole content is."""
+        at = self._start
+        while self.read(at, CHUNK_BYTES):
+            at += CHUNK_BYTES
+        return self._start + len(self._window)
+
+    def _more(self) -> None:
+        data = self._machine.unconsumed_tail
+        if not data:
+            try:
+                with open(self._path, "rb", buffering=0) as file:
+                    data = _read(file, self._taken, CHUNK_BYTES // 4)
+            except FileNotFoundError:
+                data = b""
+            self._taken += len(data)
         try:
-            with gzip.open(self._packed) as file:
-                while sum(map(len, pieces)) < UNPACKED_BYTES:
-                    piece = file.read1(4 * CHUNK_BYTES)
-                    if not piece:
-                        break
-                    pieces.append(piece)
-        except FileNotFoundError:
-            pass
-        except (gzip.BadGzipFile, EOFError, zlib.error):
-            pass  # what could be unpacked is read; the rest is missing, which is counted
-        return b"".join(pieces)
+            piece = self._machine.decompress(data, CHUNK_BYTES) if data else b""
+        except zlib.error:
+            piece, data = b"", b""
+        self._window += piece
+        read = self._start + len(self._window)
+        self._over = not data or self._machine.eof or read >= UNPACKED_BYTES
 
 
 def _read(file: Any, offset: int, size: int) -> bytes:
@@ -198,6 +244,8 @@ class _Open:
     last: int = 0
     copies: int = 0
     record: Optional[frame.Frame] = None
+    #: What was given up of it, if it was made smaller.
+    thinned: Optional[Thinned] = None
 
     @property
     def salt(self) -> int:
@@ -256,6 +304,8 @@ class SegmentReader:
         # A key has the same hash in every segment (but for collisions, in one of 2**64 cases), so
         # where its definitions are damaged, an earlier one will do.
         self._keys: dict[int, tuple[str, Optional[str]]] = {}
+        #: What was given up, by kind, behind the last record that was returned.
+        self.thinned: dict[str, int] = {}
 
     def read(self, numbers: Sequence[int], *, dead: bool, limit: int = 2000) -> list[Item]:
         """
@@ -387,13 +437,13 @@ class SegmentReader:
             False when it stopped on the way: what lies in blobs would take too much memory at once.
         """
         keys, scalar, size = self._keys, frame.SCALAR, frame.SCALAR_INT.size
-        large = 0
+        large, gone = 0, self.thinned
         passed: Optional[frame.Frame] = None
         stream = ""
         segment, _, seq = self.position
         for each in frames:
             kind, flags, number, payload, end = each
-            if kind == scalar and number == seq and len(payload) == size:
+            if kind == scalar and number == seq and len(payload) == size and not gone:
                 known = keys.get(int.from_bytes(payload[:8], "little"))
                 if known is not None and not flags & frame.IN_BLOB:
                     if self._points or passed is None or stream != known[0]:
@@ -433,6 +483,7 @@ class SegmentReader:
         """Step over one frame; return the record in it, if it is one."""
         segment, _, seq = self.position
         item, missing = None, max(0, each.seq - seq)
+        given_up = opened.thinned.between(seq, each.seq) if missing and opened.thinned else {}
         after = Position(segment, start + each.end, seq + missing)
         if frame.is_data(each.type) and each.seq >= seq:
             after = after._replace(seq=each.seq + 1)
@@ -443,9 +494,15 @@ class SegmentReader:
             # A number that was there already, and not the same record again: somebody who must
             # not write here did (a fork that Python was not told of).
             self._damage("order", 1)
-        if missing:
-            # Frames that describe carry the number of the next record, so that no gap is missed.
-            self._damage("damaged", missing)
+        # Frames that describe carry the number of the next record, so that no gap is missed.
+        damaged = missing - sum(given_up.values())
+        if damaged:
+            self._damage("damaged", damaged)
+        for kind, count in given_up.items():
+            self.thinned[kind] = self.thinned.get(kind, 0) + count
+        if item is not None and self.thinned:
+            item = item._replace(thinned=dict(self.thinned))
+            self.thinned.clear()
         self._note(opened, each)
         self.position = after
         return item
@@ -480,6 +537,8 @@ class SegmentReader:
                 self.lost = {
                     str(why): int(count) for why, count in json.loads(each.payload).items()
                 }
+            elif each.type == frame.THINNED:
+                opened.thinned = decode_thinned(each.payload)
         except (AttributeError, OverflowError, RecursionError, TypeError, ValueError):
             return  # whole, and nothing that we would have written
 
@@ -532,6 +591,51 @@ def _sound(kind: int, payload: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+# -- a segment as it is -------------------------------------------------------------------
+
+
+class Front(NamedTuple):
+    """The bytes of a segment's header, the number of its first record, and its salt."""
+
+    data: bytes
+    first: int
+    salt: int
+
+
+def front(run: RunDir, writer: str, number: int) -> Optional[Front]:
+    """Return what a segment begins with; None when this version cannot read it. Raises OSError."""
+    segment = _Segment(run, writer, number)
+    header = _header(segment.read(0, _HEADER_BYTES))
+    if header is None or header.refused:
+        return None
+    return Front(segment.read(0, header.start), header.first, header.salt)
+
+
+def frames(
+    run: RunDir, writer: str, number: int, begin: Front
+) -> Generator[tuple[frame.Frame, bytes], None, None]:
+    """
+    Yield each whole frame of a segment that nobody writes to any more, with its bytes.
+
+    Raises:
+        OSError: It cannot be read just now.
+    """
+    segment, at, least = _Segment(run, writer, number), len(begin.data), begin.first
+    size = CHUNK_BYTES
+    while True:
+        data = segment.read(at, size)
+        found = frame.scan(data, 0, begin.salt, least=least)
+        for each in found.frames:
+            yield each, data[each.end - frame.HEADER_SIZE - len(each.payload) : each.end]
+            least = max(least, each.seq + frame.is_data(each.type))
+        if found.end:
+            at, size = at + found.end, CHUNK_BYTES
+        elif len(data) < size:
+            return
+        else:
+            size *= 4  # a frame longer than what was looked at, or damage
 
 
 # -- questions about a writer -------------------------------------------------------------

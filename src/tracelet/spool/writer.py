@@ -458,6 +458,10 @@ class SpoolWriter:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
+        segment = self._segment
+        if segment is not None:
+            # What is given up for lack of room is given up by segments, their blobs included.
+            segment.until -= len(data) // SCALAR_SIZE
         return json.dumps({"blob": path.name, "size": len(data), "crc": crc32(data)}).encode()
 
     def _add(self, entry: _Entry) -> None:
