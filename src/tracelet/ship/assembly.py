@@ -148,8 +148,9 @@ class Assembly:
         # Steps counted for the frame in hand; kept only if the frame still fits.
         self._counted: dict[str, int] = {}
         self._turn = 0
-        #: What was found damaged behind the last record of each writer, by reason: no record
-        #: follows with which it could be settled, so that every reader finds it again.
+        #: What was found damaged behind the last record of each writer (by the light lane), or was
+        #: given up there, by reason: no record follows with which it could be settled, so that
+        #: every reader finds it again.
         self.tail: dict[str, int] = {}
 
     def end(self, writer: str) -> Optional[RunEnd]:
@@ -360,9 +361,11 @@ class Assembly:
         for writer, source in self._sources.items():
             reader = source.reader
             if not source.ahead and not is_sampler(writer):
+                merge(found, self._given_up(reader.thinned))
+                if self.lane == "heavy":
+                    continue
                 gone = sum(reader.thinned.values())
                 merge(found, {_reason(reader): reader.position.seq - source.at.seq - gone})
-                merge(found, {thinned.reason(why): n for why, n in reader.thinned.items()})
                 # A segment that nobody can read has no numbers; it counts as one record.
                 merge(found, {"unreadable": reader.damaged.get("unreadable", 0)})
         return found

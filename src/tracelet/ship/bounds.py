@@ -31,8 +31,8 @@ class Bounds:
     What a run may take, in bytes.
 
     ``run`` is for the run itself, ``spool`` for all runs of its spool together that are not kept on
-    purpose, ``free`` is what has to be left of the file system. None: the share of the file system that is the
-    default; 0: no bound.
+    purpose, ``free`` is what has to be left of the file system. None: the default, which depends on
+    the file system's size; 0: no bound.
     """
 
     run: int = 0
@@ -58,7 +58,7 @@ class Bounds:
         Args:
             run: The run.
             own: What it takes, in bytes.
-            growing: Its own bound holds only as long as it grows: what it has when it ends it keeps.
+            growing: Its own bound holds only as long as it grows; a run that ended keeps the rest.
 
         Raises:
             OSError: That cannot be found out now.

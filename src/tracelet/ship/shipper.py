@@ -184,9 +184,9 @@ class Delivery:
         """Return how many records could not be read back, by reason."""
         with self.cursor.lock:
             found = dict(self.cursor.damaged)
-        assembly = self.light.assembly
-        if assembly is not None:
-            merge(found, assembly.tail)
+        for lane in self.lanes.values():
+            if lane.assembly is not None:
+                merge(found, lane.assembly.tail)
         return found
 
     def spent(self) -> set[Path]:
@@ -817,8 +817,7 @@ class Shipper:
         Nobody logged these tags: they are in no count. Saying them twice changes nothing.
         """
         delivery = self.delivery
-        with delivery.cursor.lock:
-            totals = thinned.counted(delivery.cursor.damaged)
+        totals = thinned.counted(delivery.damaged())
         backend = delivery.backend
         if totals == delivery.cursor.told or backend is None or Tag not in backend.accepts:
             return False

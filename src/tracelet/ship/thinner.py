@@ -208,13 +208,10 @@ class Thinner:
         former = self._former(writer, number)
         marks = bytearray(former.marks if former else b"")
         places: dict[int, tuple[Any, Optional[Path]]] = {}
-        final = begin.first - 1
 
         def looked_at() -> Iterator[Entry]:
-            nonlocal final
             for item in self._items(writer, number):
                 each = entry(item)
-                final = each.number
                 if each.kind == kind != "scalar":
                     places[each.number] = each.key, item.blob
                 yield each
@@ -226,10 +223,6 @@ class Thinner:
             marks.extend(bytes(max(0, at + 1 - len(marks))))
             marks[at] = code
             count += 1
-        if 0 <= final - begin.first < len(marks) and marks[final - begin.first] == code:
-            # A segment's last record stays, so that there is one that tells what is missing.
-            marks[final - begin.first] = 0
-            count -= 1
         blobs = [
             path
             for each, (_, path) in places.items()
@@ -253,7 +246,6 @@ class Thinner:
                 key
                 for each, (key, _) in places.items()
                 if not (each - begin.first < len(marks) and marks[each - begin.first])
-                and each != final
             }
         for path in blobs:
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -79,8 +80,9 @@ def rewrite(
     note = frame.encode(frame.THINNED, 0, begin.first, encode_thinned(gone), begin.salt)
     with _packing(path, 1) as (file, put):
         piece = bytearray(begin.data + 2 * note)
-        following = begin.first
+        following, sealed = begin.first, False
         for each, data in frames(run, writer, number, begin):
+            sealed = each.type == frame.FOOTER
             if frame.is_data(each.type) and each.seq >= following:
                 following = each.seq + 1
                 at = each.seq - gone.first
@@ -92,6 +94,10 @@ def rewrite(
             if len(piece) > _PIECE_BYTES:
                 file.write(piece)
                 piece.clear()
+        if not sealed:
+            # Something has to stand behind the last record, should that be gone.
+            content = json.dumps({"first": begin.first, "next": following}).encode()
+            piece += 2 * frame.encode(frame.FOOTER, 0, following, content, begin.salt)
         file.write(piece)
         with undisturbed() as may:
             if may:
