@@ -8,6 +8,7 @@ what it is asked.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import signal
@@ -19,11 +20,18 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 import pytest
+from click.testing import CliRunner
 from tests.pipeline.programs import sidecars
 
 import tracelet
 from tracelet.backends import memory
+from tracelet.cli.commands import tracelet as command_line
+from tracelet.errors import RetryableError
+from tracelet.records import Text
 from tracelet.settings import TraceletSettings
+from tracelet.ship import shipment
+from tracelet.ship.retry import Backoff
+from tracelet.spool.writer import SpoolWriter
 
 Check = Callable[..., None]
 CHECKS: dict[str, Check] = {}
@@ -267,6 +275,75 @@ def _(tmp_path: Path, _capsys: Any) -> None:
         kept.append(run.info.run_id)
     assert soon(lambda: bool(list((root / kept[-1] / "seg").glob("*.gz"))))
     assert len(spool(root)) == 3
+
+
+def dropped(folder: Path, **bounds: Any) -> int:
+    """Return how many texts a run lacks in the end that was away for a while."""
+    away = True
+
+    def refuse(call: str) -> None:
+        if away and call == "write":
+            raise RetryableError("away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "before_call", refuse)
+        patch.setattr(Backoff, "failed", lambda *_: 0.05)
+        patch.setattr(shipment, "BOUNDS_S", 0.05)
+        patch.setitem(SpoolWriter.__init__.__kwdefaults__, "segment_bytes", 100_000)
+        run = record(bounds, backend="memory")
+        for step in range(400):
+            run.log_text("note", "word " * 2000, step)
+        there = folder / ".tracelet" / run.info.run_id / "seg"
+        if bounds["max_run_bytes"] or bounds["max_spool_bytes"]:
+            # Some segments stay: a batch of a megabyte is on its way.
+            assert soon(lambda: 0 < size_of(there) < 2_000_000)
+        away = False
+        report = run.stop(timeout=60.0)
+    (stored,) = memory.runs().values()
+    memory.clear()
+    texts = [each for each in stored.records if isinstance(each, Text)]
+    assert report.check() == []
+    assert report.backends["memory"].thinned == (
+        {"text": 400 - len(texts)} if len(texts) < 400 else {}
+    )
+    assert texts[-1].step == 399
+    return int(stored.tags.get("tracelet.dropped.text", 0))
+
+
+def size_of(folder: Path) -> int:
+    found = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found
+
+
+@seen_at_the_far_end("max_run_bytes")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    assert dropped(tmp_path, max_run_bytes=100_000, max_spool_bytes=0, min_free_bytes=0) > 100
+    assert dropped(tmp_path, max_run_bytes=0, max_spool_bytes=0, min_free_bytes=0) == 0
+
+
+@seen_at_the_far_end("max_spool_bytes")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    assert dropped(tmp_path, max_run_bytes=0, max_spool_bytes=100_000, min_free_bytes=0) > 100
+
+
+@seen_at_the_far_end("min_free_bytes")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    for least, lost in ((0, 0), (1 << 60, 1)):
+        run = record({"mode": "offline", "min_free_bytes": least}, exp_name=f"least {least}")
+        run.log_text("note", "large " * 100_000)
+        run.log_text("note", "small")
+        report = run.stop()
+        assert report.lost == ({"room": lost} if lost else {})
+        assert report.recorded == 3
+    run_delivered = CliRunner().invoke(command_line, ["sync"], catch_exceptions=False)
+    assert run_delivered.exit_code == 0
+    assert {
+        sum(line["type"] == "text" for line in lines(path))
+        for path in files(tmp_path / "tracelet-jsonl")
+    } == {1, 2}
 
 
 @seen_at_the_far_end("keep_tensorboard")

@@ -83,6 +83,13 @@ class Watch:
             return
         self._due = now + STATES_S
         for name, found in state.read(self._run).items():
+            if found.thinned:
+                self._ledger.warn(
+                    f"{name} is behind, and what waits for it has grown to its bound: the oldest "
+                    "images go first (max_run_bytes, max_spool_bytes, min_free_bytes); tracelet "
+                    "status counts what is given up.",
+                    once=f"{name} is behind",
+                )
             if found.state == "config":
                 self._ledger.warn(
                     f"{name} cannot go on: {found.error or found.detail} What is logged waits on "

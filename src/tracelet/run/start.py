@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional, Union
 
 from pydantic import ValidationError
 
@@ -36,6 +36,7 @@ from tracelet.run.hosts import Watch, ship
 from tracelet.run.job import Job, Note, count_start
 from tracelet.run.preflight import Preflight
 from tracelet.run.rank import JoinedRun, SilentRun
+from tracelet.run.room import Room
 from tracelet.run.secrets import Parted, part
 from tracelet.settings import Loaded, TraceletSettings, sentence
 from tracelet.ship import state
@@ -148,6 +149,8 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
         if settings.mode == "online":
             host = ship(shipper, run_dir, credentials, ledger)
             writer.watch = Watch(host, run_dir, ledger)
+        elif settings.min_free_bytes:
+            writer.watch = Room(writer, _or_default(settings.min_free_bytes), ledger)
         run = Run(
             run_dir,
             writer,
@@ -430,7 +433,23 @@ def _info(plan: Plan, start: int) -> RunInfo:
         context=plan.gathering.facts(),
         collectors=_collectors(plan),
         sample_interval_s=settings.system_interval_s,
+        bounds=_bounds(settings),
     )
+
+
+def _bounds(settings: TraceletSettings) -> Mapping[str, Optional[int]]:
+    """Return what a run may take; None: as much as the file system's size says."""
+    if settings.mode == "offline":
+        return {}  # waiting is its purpose, and nobody is there who could give something up
+    return {
+        "max_run_bytes": settings.max_run_bytes,
+        "max_spool_bytes": _or_default(settings.max_spool_bytes),
+        "min_free_bytes": _or_default(settings.min_free_bytes),
+    }
+
+
+def _or_default(number: Union[str, int]) -> Optional[int]:
+    return number if isinstance(number, int) else None
 
 
 def _collectors(plan: Plan) -> list[str]:

@@ -99,6 +99,17 @@ class TraceletSettings(BaseSettings):
     keep_runs: Union[int, Literal["all"]] = Field(
         default=0, description="How many delivered runs stay in the spool, compressed; or 'all'."
     )
+    max_run_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=0,
+        description="What a run that cannot be delivered may take on disk, in bytes; 0: no bound.",
+    )
+    max_spool_bytes: Union[Literal["auto"], int] = Field(
+        default="auto", description="The same for all runs of a spool folder together."
+    )
+    min_free_bytes: Union[Literal["auto"], int] = Field(
+        default="auto", description="How many bytes stay free on the disk; 0: none need to."
+    )
     keep_tensorboard: bool = Field(
         default=True, description="Whether TensorBoard's own event files are written."
     )
@@ -176,6 +187,15 @@ class TraceletSettings(BaseSettings):
     @classmethod
     def _home(cls, value: Any) -> Any:
         return Path(value).expanduser() if isinstance(value, (str, PurePath)) else value
+
+    @field_validator("max_spool_bytes", "min_free_bytes", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().isdigit():
+            return int(value)
+        if isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            raise ValueError("a number of bytes from 0 up, or 'auto'")
+        return value
 
     @field_validator("keep_runs", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any, Mapping, Optional
 
 from tracelet.spool.rundir import RunDir, load_json
 
-__all__ = ["Bounds", "bytes_in", "run_bytes"]
+__all__ = ["Bounds", "bytes_in", "least_free", "run_bytes"]
 
 #: All runs of a spool together, where the user did not say: so much, or this share of the file
 #: system, whichever is smaller.
@@ -68,13 +68,18 @@ class Bounds:
         if self.spool == 0 and self.free == 0:
             return ""
         disk = shutil.disk_usage(run.path)
-        least = min(FREE_BYTES, int(disk.total * FREE_SHARE)) if self.free is None else self.free
+        least = least_free(disk.total, self.free)
         if disk.free < least and own > min(SMALL_BYTES, least):
             return "free"
         most = min(SPOOL_BYTES, int(disk.total * SPOOL_SHARE)) if self.spool is None else self.spool
         if most and own > min(SMALL_BYTES, most) // 8 and own + _bytes_beside(run, most) > most:
             return "spool"
         return ""
+
+
+def least_free(total: int, told: Optional[int]) -> int:
+    """Return how many bytes of a file system stay free, as the user said or by its size."""
+    return min(FREE_BYTES, int(total * FREE_SHARE)) if told is None else told
 
 
 def run_bytes(run: RunDir) -> int:

@@ -164,6 +164,7 @@ class SpoolWriter:
         "lost",
         "name",
         "run",
+        "short",
         "waiting",
         "watch",
     )
@@ -187,6 +188,8 @@ class SpoolWriter:
         self._segment_bytes = segment_bytes
         #: Which stream was the first to put files into a place.
         self._beside: dict[tuple[str, ...], str] = {}
+        #: There is no room for what is large: it is counted as lost.
+        self.short = False
         #: Asked once a second while records come, in the owner only: is the shipper there?
         self.watch: Optional[Callable[[], object]] = None
         self._watch_due = False
@@ -430,11 +433,13 @@ class SpoolWriter:
 
     # -- from a call to the disk ----------------------------------------------------------
 
-    def _entry(self, kind: int, payload: bytes, key: Optional[Key] = None) -> _Entry:
-        """Return an entry, its payload in a blob where it is large."""
+    def _entry(self, kind: int, payload: bytes, key: Optional[Key] = None) -> Optional[_Entry]:
+        """Return an entry, its payload in a blob where it is large; None where that has no room."""
         if key is not None:
             _check(key)
         if len(payload) > INLINE_BYTES:
+            if self.short:
+                return None
             elsewhere = self._to_blob(payload)
             if elsewhere is not None:
                 return _Entry(kind, frame.IN_BLOB, elsewhere, key)
@@ -464,11 +469,12 @@ class SpoolWriter:
             segment.until -= len(data) // SCALAR_SIZE
         return json.dumps({"blob": path.name, "size": len(data), "crc": crc32(data)}).encode()
 
-    def _add(self, entry: _Entry) -> None:
-        if not self._exclusively(partial(self._put, entry)):
+    def _add(self, entry: Optional[_Entry]) -> None:
+        work = partial(self._lose, "room") if entry is None else partial(self._put, entry)
+        if not self._exclusively(work):
             # We are in a signal handler or finalizer, within a log call of this very thread. That
             # call writes it when it is done.
-            self._queued.append(partial(self._put, entry))
+            self._queued.append(work)
         elif self._queued:
             self._replay()
 
