@@ -289,14 +289,14 @@ def dropped(folder: Path, **bounds: Any) -> int:
         patch.setattr(memory, "before_call", refuse)
         patch.setattr(Backoff, "failed", lambda *_: 0.05)
         patch.setattr(shipment, "BOUNDS_S", 0.05)
-        patch.setitem(SpoolWriter.__init__.__kwdefaults__, "segment_bytes", 100_000)
+        patch.setitem(SpoolWriter.__init__.__kwdefaults__, "segment_bytes", 300_000)
         run = record(bounds, backend="memory")
         for step in range(400):
             run.log_text("note", "word " * 2000, step)
         there = folder / ".tracelet" / run.info.run_id / "seg"
         if bounds["max_run_bytes"] or bounds["max_spool_bytes"]:
             # Some segments stay: a batch of a megabyte is on its way.
-            assert soon(lambda: 0 < size_of(there) < 2_000_000)
+            assert soon(lambda: 0 < size_of(there) < 2_500_000, patience_s=15.0)
         away = False
         report = run.stop(timeout=60.0)
     (stored,) = memory.runs().values()

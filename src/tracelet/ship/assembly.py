@@ -42,6 +42,9 @@ log = logging.getLogger("tracelet")
 
 #: How long a child's records wait for the owner's first one, which decides the plain stream.
 CHILD_PATIENCE_S = 5.0
+#: A batch is of no more than so many segments of a writer: while it is on its way none of them can
+#: be made smaller, and there may be little for this lane in each.
+SPAN = 3
 #: What a point can have that makes it not a plain one.
 _SPECIAL = frame.NO_STEP | frame.FRACTION | frame.IN_BLOB
 
@@ -86,6 +89,8 @@ class Load:
     full: bool = False
     keys: set[str] = field(default_factory=set)
     size: int = 0
+    #: In which segment of each writer it begins.
+    since: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -230,11 +235,14 @@ class Assembly:
     def _fill(self, load: Load, writer: str, numbers: list[int], bound: Optional[Position]) -> bool:
         """Add a writer's records, up to ``bound`` or the limits; False when the load is full."""
         source = self._source(writer)
+        since = load.since.setdefault(writer, source.at.segment)
         while True:
             self._take_scalars(load, writer, source, bound)
             item = self._peek(source, numbers, writer, wait=bound is None)
             if item is None or (bound is not None and item.after > bound):
                 return True
+            if bound is None and load.records and item.after.segment > since + SPAN:
+                return False
             self._counted.clear()
             records = self._records(item, load, source)
             if records is not None:
