@@ -90,6 +90,45 @@ def sync(
 
 
 @tracelet.command()
+@click.argument("folder", metavar="[DIR]", required=False, type=_FOLDER)
+@click.option(
+    "--older-than",
+    metavar="DAYS",
+    type=click.FloatRange(min=0),
+    help="Only what was not changed for so many days.",
+)
+@click.option(
+    "--undelivered", is_flag=True, help="Also runs that were never delivered; needs --older-than."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@click.option("--yes", is_flag=True, help="Do not ask before what was not delivered is removed.")
+@click.pass_context
+def gc(
+    context: click.Context,
+    folder: Optional[Path],
+    older_than: Optional[float],
+    undelivered: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """
+    Remove what nobody needs any more.
+
+    Delivered runs that are not kept, what is left of runs that were removed, refused records after
+    30 days, and folders from the index that are gone. Nothing that is being recorded or delivered,
+    and without --undelivered nothing that was not delivered. The exit code is 1 when something
+    could not be removed.
+    """
+    from tracelet.cli import gc as command
+
+    context.exit(
+        command.collect(
+            folder, older_than=older_than, undelivered=undelivered, dry_run=dry_run, yes=yes
+        )
+    )
+
+
+@tracelet.command()
 @click.option(
     "--backend", metavar="NAME", multiple=True, help="Look at this one; may be given repeatedly."
 )

@@ -10,14 +10,14 @@ from tracelet.ship import rejected, state
 from tracelet.spool.packing import pack
 from tracelet.spool.rundir import RunDir, find_runs
 
-__all__ = ["put_away", "removes"]
+__all__ = ["put_away", "removes", "resumable"]
 
 log = logging.getLogger("tracelet")
 
 
 def removes(run: RunDir) -> bool:
     """Tell whether a delivered run is deleted as a whole; then nobody else may have it."""
-    return not (run.info.keep or _resumable(run) or _refused(run))
+    return not (run.info.keep or resumable(run) or _refused(run))
 
 
 def _refused(run: RunDir) -> bool:
@@ -46,7 +46,7 @@ def put_away(run: RunDir, writers: Collection[str]) -> None:
         _strip(run, writers)
 
 
-def _resumable(run: RunDir) -> bool:
+def resumable(run: RunDir) -> bool:
     """Tell whether the next start may want to continue this run: it asked for that, and failed."""
     return run.info.resumable and any(
         each.status != RunStatus.FINISHED.value for each in state.read(run).values()

@@ -33,6 +33,7 @@ __all__ = [
     "default_root",
     "durable",
     "find_runs",
+    "forget_roots",
     "known_roots",
     "new_run_id",
     "remember_root",
@@ -500,6 +501,29 @@ def known_roots(environ: Mapping[str, str] = os.environ) -> list[Path]:
     """Return every folder this user has spooled to and that still exists."""
     index = state_home(environ) / "roots"
     return [Path(line) for line in dict.fromkeys(_lines(index)) if Path(line).is_dir()]
+
+
+def forget_roots(environ: Mapping[str, str] = os.environ, *, dry_run: bool = False) -> list[Path]:
+    """
+    Take the folders that are gone out of this user's index.
+
+    Args:
+        environ: The environment, which may name the state folder.
+        dry_run: Leave the index as it is.
+
+    Returns:
+        Those folders.
+
+    Raises:
+        OSError: The index cannot be written.
+    """
+    index = state_home(environ) / "roots"
+    known = list(dict.fromkeys(_lines(index)))
+    gone = [line for line in known if not Path(line).is_dir()]
+    if gone and not dry_run:
+        text = "".join(f"{line}\n" for line in known if line not in gone)
+        write_private(index, text.encode("utf-8", "surrogateescape"))
+    return [Path(line) for line in gone]
 
 
 def _lines(path: Path) -> list[str]:
