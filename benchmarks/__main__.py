@@ -18,6 +18,7 @@ MODULES = (
     "start",
     "doctor",
     "memory",
+    "outage_memory",
     "sweep",
     "beside",
     "outage",

@@ -47,6 +47,7 @@ _WHY = {
 class _Survey:
     """What one segment still holds of what could be given up."""
 
+    #: How many points, about.
     points: int = 0
     rounds: int = 0
     #: Thinning its points once more would not be worth it.
@@ -187,15 +188,19 @@ class Thinner:
             for name in former.blobs:
                 # Whoever gave them up may have been killed before they were gone.
                 (self.run.blobs / name).unlink(missing_ok=True)
-        for item in self._items(writer, number):
+        begin, others = 0, 0
+        for item in self._items(writer, number, points=False):
+            begin = begin or item.after.seq
+            survey.points = item.after.seq - begin + 1
+            others += sum((item.thinned or {}).values())
             each = entry(item)
-            if each.kind == "scalar":
-                survey.points += 1
-            elif each.kind is not None:
+            others += each.kind != "scalar"
+            if each.kind not in (None, "scalar"):
                 survey.keys.setdefault(each.kind, set()).add(each.key)
                 place = (writer, each.kind, each.key)
                 if place in self._last or len(self._last) < MAX_KEYS:
                     self._last[place] = max(number, self._last.get(place, 0))
+        survey.points = max(0, survey.points - others)
         return survey
 
     def _give_up(self, writer: str, number: int, kind: str, why: str) -> bool:
@@ -210,7 +215,7 @@ class Thinner:
         places: dict[int, tuple[Any, Optional[Path]]] = {}
 
         def looked_at() -> Iterator[Entry]:
-            for item in self._items(writer, number):
+            for item in self._items(writer, number, points=kind == "scalar"):
                 each = entry(item)
                 if each.kind == kind != "scalar":
                     places[each.number] = each.key, item.blob
@@ -302,9 +307,9 @@ class Thinner:
                     break
         return None
 
-    def _items(self, writer: str, number: int) -> Iterator[Item]:
-        """Yield the records of one segment. Raises OSError."""
-        reader = SegmentReader(self.run, writer, Position(number))
+    def _items(self, writer: str, number: int, *, points: bool) -> Iterator[Item]:
+        """Yield the records of one segment, but for most points if so told. Raises OSError."""
+        reader = SegmentReader(self.run, writer, Position(number), points=points)
         while not reader.exhausted([number]) and not reader.refused:
             before = reader.position
             yield from reader.read([number], dead=True)
