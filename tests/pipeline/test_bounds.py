@@ -20,6 +20,7 @@ from tests.pipeline.stores import FaultyBackend, Store, new_run
 
 from tracelet import registry
 from tracelet.backends.base import BatchLimits
+from tracelet.cli import status
 from tracelet.errors import RetryableError
 from tracelet.records import (
     Artifact,
@@ -191,6 +192,9 @@ def test_a_run_keeps_to_its_bound_and_says_what_it_gave_up(tmp_path: Path, most:
         assert set(told.thinned) == {"media"}, "images are enough"
     elif most == 1:
         assert set(told.thinned) == {"media", "histogram", "text", "scalar"}
+    found.publish(force=True)
+    shown = status.describe(run)["backends"]["faulty"]
+    assert (shown["thinned"], shown["damaged"]) == (told.thinned, 0)
     tags = {each.key: each.value for each in of(store, Tag)}
     for kind, count in told.thinned.items():
         assert tags[f"tracelet.dropped.{kind}"] == str(count)

@@ -47,6 +47,14 @@ def test_the_closing_line_counts_every_kind_of_end() -> None:
     assert "1 delivered, 2 pending, 3 rejected, 4 unsupported (wrong password)" in line
 
 
+def test_what_was_given_up_for_lack_of_room_is_said_and_adds_up() -> None:
+    counts = BackendCounts(delivered=10, damaged=1, thinned={"scalar": 4, "media": 2000})
+    found = report(2015, {}, mlflow=counts)
+    assert "1 damaged on disk, 2,004 thinned (media 2,000, scalar 4)" in str(found)
+    assert found.check() == []
+    assert not found.complete
+
+
 def test_nothing_recorded_is_said_as_such() -> None:
     assert str(report(0, {}, mlflow=BackendCounts())) == (
         "tracelet: 0 recorded · mlflow 0 delivered"

@@ -132,6 +132,16 @@ def test_how_many_runs_are_kept(given: Any, kept: Any, monkeypatch: pytest.Monke
     assert load({}).settings.keep_runs == kept
 
 
+@pytest.mark.parametrize(("given", "bytes_"), [(0, 0), ("7000", 7000), (1 << 40, 1 << 40)])
+@pytest.mark.parametrize("setting", ["max_run_bytes", "max_spool_bytes", "min_free_bytes"])
+def test_how_much_room_runs_may_take(
+    setting: str, given: Any, bytes_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert getattr(load({}, {setting: given}).settings, setting) == bytes_
+    monkeypatch.setenv(f"TRACELET_{setting.upper()}", str(given))
+    assert getattr(load({}).settings, setting) == bytes_
+
+
 def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "backend": "jsonl",
@@ -149,6 +159,9 @@ def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatc
         "resume": "never",
         "ranks": "all",
         "keep_runs": "2",
+        "max_run_bytes": "1000",
+        "max_spool_bytes": "2000",
+        "min_free_bytes": "3000",
         "keep_tensorboard": "false",
         "snapshot": "no",
         "collect": "git,system",
@@ -261,6 +274,10 @@ def test_a_run_id_belongs_to_the_one_backend() -> None:
         ({"keep_runs": "al"}, "'keep_runs' must be a whole number or 'all', not 'al'"),
         ({"keep_runs": -1}, "from 0 up"),
         ({"keep_runs": True}, "from 0 up"),
+        ({"max_run_bytes": -1}, "from 0 up"),
+        ({"max_run_bytes": "2 GB"}, "'max_run_bytes' must be a whole number, not '2 GB'"),
+        ({"max_spool_bytes": "much"}, "must be 'auto' or a whole number, not 'much'"),
+        ({"min_free_bytes": True}, "from 0 up"),
         ({"resume": "always"}, "'resume' must be 'auto' or 'never'"),
         ({"run_id": 5}, "'run_id' must be a text or a dictionary of texts, not 5"),
         ({"run_id": " "}, "not empty"),

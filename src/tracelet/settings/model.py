@@ -101,7 +101,6 @@ class TraceletSettings(BaseSettings):
     )
     max_run_bytes: int = Field(
         default=2 * 1024**3,
-        ge=0,
         description="What a run that cannot be delivered may take on disk, in bytes; 0: no bound.",
     )
     max_spool_bytes: Union[Literal["auto"], int] = Field(
@@ -188,13 +187,13 @@ class TraceletSettings(BaseSettings):
     def _home(cls, value: Any) -> Any:
         return Path(value).expanduser() if isinstance(value, (str, PurePath)) else value
 
-    @field_validator("max_spool_bytes", "min_free_bytes", mode="before")
+    @field_validator("max_run_bytes", "max_spool_bytes", "min_free_bytes", mode="before")
     @classmethod
     def _bytes(cls, value: Any) -> Any:
         if isinstance(value, str) and value.strip().isdigit():
             return int(value)
         if isinstance(value, bool) or (isinstance(value, int) and value < 0):
-            raise ValueError("a number of bytes from 0 up, or 'auto'")
+            raise ValueError("a number of bytes from 0 up")
         return value
 
     @field_validator("keep_runs", mode="before")

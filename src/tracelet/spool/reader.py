@@ -43,6 +43,8 @@ CHUNK_BYTES = 512 * 1024
 FORMAT = 1
 #: Keys of earlier segments are remembered up to so many.
 MAX_KEYS = 100_000
+#: No frame of a record that is not in a blob is as long as this, as a rule.
+_WIDE_BYTES = 512 * 1024
 #: A header is much shorter.
 _HEADER_BYTES = 16 * 1024
 #: A kept segment is unpacked up to this size: far above what a writer lets one grow to.
@@ -687,8 +689,11 @@ def _count(run: RunDir, writer: str, segment: _Segment, *, newest: bool = True) 
         at = max(header.start, size - look)
         data = segment.read(at, max(0, size - at))
         found = frame.scan(data, 0, header.salt, least=header.first)
-        # A look that begins within a large frame may see what is no frame of this segment.
-        if at == header.start or (found.frames and not found.tail and not _doubtful(found)):
+        # A look that begins within a large frame may see what is no frame of this segment. A frame
+        # that is just being written (a part of it can be seen where it is on two pages) is no
+        # reason to look at all of it, which takes a hundred times the memory.
+        settled = not found.tail or look >= _WIDE_BYTES
+        if at == header.start or (found.frames and settled and not _doubtful(found)):
             break
         look *= 8
     opened = _Open(segment, header, last=frame.HEADER, copies=2)
