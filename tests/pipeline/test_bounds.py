@@ -325,7 +325,7 @@ def test_what_is_kept_on_purpose_is_not_thinned(tmp_path: Path) -> None:
 
 def test_a_run_that_has_ended_keeps_what_it_has(tmp_path: Path) -> None:
     """Its own bound is for what grows; and a run without bounds has none."""
-    for bounds in ({"max_run_bytes": 1}, {}, {"max_run_bytes": "many", "min_free_bytes": -3}):
+    for bounds in ({"max_run_bytes": 1}, {}, {"max_run_bytes": "many", "min_free_bytes": -3}, "x"):
         run = new_run(tmp_path, bounds=bounds)
         writer, store = SpoolWriter(run, segment_bytes=SEGMENT), Store()
         outage = Outage(store)

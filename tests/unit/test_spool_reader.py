@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -487,7 +488,8 @@ def test_a_blob_that_is_damaged_costs_its_record(run: RunDir, way: str) -> None:
     if way == "gone":
         blob.unlink()
     else:
-        changed = {"cut": content[:-1], "longer": content + b"x", "changed": b"x" + content[1:]}
+        other = bytes([content[0] ^ 1]) + content[1:]
+        changed = {"cut": content[:-1], "longer": content + b"x", "changed": other}
         blob.write_bytes(changed[way])
     items, reader = read(run)
     assert (len(items), reader.damaged) == (1, {"damaged": 1})
@@ -605,3 +607,21 @@ def test_a_child_lives_as_long_as_its_process(run: RunDir, monkeypatch: pytest.M
     assert not alive(run, name, 1)
     assert not alive(run, name, 2)
     assert len(logged(run)) == 1
+
+
+def test_counting_beside_a_frame_that_is_being_written_takes_little_memory(run: RunDir) -> None:
+    """A part of the newest frame can be seen; a segment of ten megabytes is not read for that."""
+    log = SpoolWriter(run)
+    for step in range(180_000):
+        log.scalar("a", "b", float(step), step, 1.0)
+    path = run.segment_path(log.name, 1)
+    with open(path, "ab") as file:
+        file.write(path.read_bytes()[-56:-20])
+    tracemalloc.start()
+    try:
+        count = written(run, log.name, 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 180_001
+    assert peak < 20_000_000

@@ -42,9 +42,10 @@ class Bounds:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Bounds:
         """Return what ``run.json`` says. A run that says nothing has no bounds."""
+        known = told if isinstance(told, dict) else {}
 
         def number(name: str) -> Optional[int]:
-            value = told.get(name, 0)
+            value = known.get(name, 0)
             return value if value is None or (type(value) is int and value >= 0) else 0
 
         return cls(

@@ -530,8 +530,8 @@ class Shipment:
         except Exception as error:
             self._tell("be made smaller", error)
         took = time.monotonic() - now
-        # Half of the time at most, however much there is to do.
-        self._bounded_at = now + 2 * took if again else now + took + BOUNDS_S
+        # Half of the time at most, however much there is to do; a twentieth, to find that out.
+        self._bounded_at = now + (2 * took if again else max(BOUNDS_S, 20 * took))
 
     # -- the end --------------------------------------------------------------------------
 
