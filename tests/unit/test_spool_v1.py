@@ -6,10 +6,14 @@ If this test fails, it is not the test that has to change.
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import math
 import shutil
 import stat
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +122,49 @@ def test_how_far_the_backend_had_got(run: RunDir) -> None:
     assert (light.offset, light.delivered, light.steps) == (3, 3, {"metric:loss": 1})
 
 
-def test_the_fixture_is_what_its_script_makes(tmp_path: Path) -> None:
+def the_script() -> Any:
     spec = importlib.util.spec_from_file_location("make_v1", FIXTURES / "make_spool_v1.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_a_segment_of_which_something_was_given_up(run: RunDir) -> None:
+    """Written from the format's page alone, as the fixture is; the third one of its owner."""
+    script = the_script()
+    three = script.Segment(OWNER, 3, 17, 0x0A0B0C0D)
+    head = {
+        "first": 17,
+        "records": 6,
+        "kinds": ["media", "histogram", "text", "scalar"],
+        "rounds": 1,
+        "blobs": ["a" * 32],
+        "something new": 1,
+    }
+    text = json.dumps(head).encode()
+    marks = zlib.compress(bytes([0, 4, 1, 0, 0, 3]))
+    three.describe(18, struct.pack("<I", len(text)) + text + marks)
+    three.scalar("runs/a", "loss", 17.0, 17)
+    three.seq += 2
+    three.scalar("runs/a", "loss", 20.0, 20)
+    three.scalar("runs/a", "loss", 21.0, 21)
+    three.seq += 1
+    three.footer()
+    path = run.segment_path(OWNER, 3)
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(three.data))
+
+    items, reader = read(run, OWNER, position=Position(3, 0, 17))
+
+    assert [decoded(item)[2] for item in items] == [17.0, 20.0, 21.0]
+    assert [item.thinned for item in items] == [None, {"scalar": 1, "media": 1}, None]
+    assert (reader.thinned, reader.damaged) == ({"text": 1}, {})
+    assert written(run, OWNER, 3) == 23
+
+
+def test_the_fixture_is_what_its_script_makes(tmp_path: Path) -> None:
+    script = the_script()
     script.main(tmp_path / "made")
     made = {path.relative_to(tmp_path / "made"): path for path in (tmp_path / "made").rglob("*")}
     kept = {
