@@ -10,14 +10,19 @@ import dataclasses
 import itertools
 import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
+from tests.pipeline.depot import options, plugged_in
+from tests.pipeline.programs import sidecars, wait_for
 from tests.pipeline.stores import FaultyBackend, Store, new_run
 
+import tracelet
 from tracelet import registry
 from tracelet.backends.base import BatchLimits
 from tracelet.cli import status
@@ -517,3 +522,41 @@ def test_mlflow_has_what_matters_and_says_what_it_lacks(
     assert dropped == told.thinned
     assert dropped["scalar"] == STEPS - len(history)
     mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="platform: looks for processes")
+def test_a_training_beside_its_sidecar_keeps_to_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real thing: 40 MB into a spool for 20, the sidecar killed on the way; all adds up."""
+    with plugged_in(tmp_path, monkeypatch) as depot:
+        depot.order(open=("retry", "away"))
+        config = {**options(depot), "max_run_bytes": 20_000_000, "min_free_bytes": 0}
+        run = tracelet.start_logging("run", "project", "depot", config=config)
+        folder = tmp_path / ".tracelet" / run.info.run_id
+        for number in range(420):
+            run.log_text("note", random.Random(number).randbytes(50_000).hex(), number)
+            run.log_metric("loss", float(number), number)
+            if number == 300:
+                for sidecar in sidecars():
+                    os.kill(sidecar, signal.SIGKILL)
+
+        def small() -> bool:
+            # It is the training that starts another sidecar, while it logs.
+            run.log_metric("alive", 1.0)
+            return run_bytes(RunDir.open(folder)) < 30_000_000
+
+        wait_for(small, timeout=300.0)
+        depot.order()
+        report = run.stop()
+        assert report.check() == []
+        wait_for(lambda: depot.status() == "FINISHED", timeout=300.0)
+        stored = depot.stored()[run.info.run_id]
+    texts = [each["step"] for each in stored if each["type"] == "Text"]
+    points = [each["step"] for each in stored if each.get("key") == "loss"]
+    tags = {each["key"]: each["value"] for each in stored if each["type"] == "Tag"}
+    assert texts == sorted(set(texts))
+    assert (texts[-1], points) == (419, list(range(420)))
+    assert tags["tracelet.dropped.text"] == str(420 - len(texts))
+    assert set(tags) == {"tracelet.dropped.text"}
