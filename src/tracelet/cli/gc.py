@@ -67,7 +67,8 @@ def collect(
     """
     if undelivered and older_than is None:
         raise click.UsageError("--undelivered needs --older-than DAYS: younger runs may be wanted.")
-    roots, runs = roots_and_runs(folder)
+    roots, looked_at = roots_and_runs(folder)
+    runs = looked_at.runs
     now = time.time()
     before = now - (older_than or 0.0) * _DAY_S
     found = [
