@@ -42,11 +42,7 @@ class Trainer:
     @property
     def acknowledged(self) -> int:
         """How many calls are known to have returned."""
-        try:
-            raw = self.ack.read_bytes()
-        except OSError:
-            return 0
-        return int(struct.unpack("<Q", raw[:8])[0]) if len(raw) >= 8 else 0
+        return acknowledged(self.ack)
 
     def logging(self, at_least: int = 1) -> None:
         """Wait until it has logged something."""
@@ -89,6 +85,15 @@ class Trainer:
         return self._stderr.read_text()
 
 
+def acknowledged(path: Path) -> int:
+    """Return what a trainer has written down: how many calls have returned."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return 0
+    return int(struct.unpack("<Q", raw[:8])[0]) if len(raw) >= 8 else 0
+
+
 def wait_for(condition: Callable[[], bool], timeout: float = 30.0) -> None:
     """Return when the condition holds; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
@@ -116,12 +121,18 @@ def sidecars(pid: Optional[int] = None) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Return True when no process has this id any more (a zombie is none)."""
+    """
+    Return True when no process has this id any more (a zombie is none).
+
+    The first thread of a killed process may be a zombie while another one still keeps the files,
+    and with them the locks.
+    """
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
+        threads = len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
     except OSError:
         return True
-    return status.rpartition(")")[2].split()[0] == "Z"
+    return status.rpartition(")")[2].split()[0] == "Z" and threads <= 1
 
 
 def jsonl(path: Path) -> tuple[list[tuple[int, float]], Optional[str]]:

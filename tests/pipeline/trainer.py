@@ -16,10 +16,11 @@ import signal
 import struct
 import sys
 import time
+from typing import Any, Mapping
 
 
-def main() -> None:
-    plan = json.loads(sys.argv[1])
+def train(plan: Mapping[str, Any]) -> None:
+    """Log as planned."""
     from tensorboardX import SummaryWriter
 
     import tracelet
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(json.loads(sys.argv[1]))
