@@ -111,9 +111,13 @@ def main() -> int:
 
 
 def environment(folder: Path, suites: Sequence[Suite]) -> Path:
-    """Make the environment; return its interpreter."""
+    """Make the environment, if it is not there; return its interpreter."""
     place = folder / "env"
     python = place / "bin" / "python"
+    wanted = [package for suite in suites for package in (suite.project, *suite.needs)]
+    stamp = place / "made-of"
+    if stamp.exists() and set(wanted) <= set(stamp.read_text().split()):
+        return python
     venv.create(place, clear=True, with_pip=True)
     # PyTorch and NumPy are large, and are there already.
     (site,) = place.glob("lib/python*/site-packages")
@@ -122,7 +126,6 @@ def environment(folder: Path, suites: Sequence[Suite]) -> Path:
     borrowed += [path for path in sys.path if path.endswith("site-packages")]
     (site / "borrowed.pth").write_text("\n".join(dict.fromkeys(borrowed)) + "\n")
     pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    wanted = [package for suite in suites for package in (suite.project, *suite.needs)]
     subprocess.run([*pip, "install", "--progress-bar=off", *wanted], check=True)
     for suite in suites:
         name = suite.project.partition("==")[0]
@@ -130,13 +133,14 @@ def environment(folder: Path, suites: Sequence[Suite]) -> Path:
         shutil.rmtree(source, ignore_errors=True)
         command = ["download", "--progress-bar=off", "--no-deps", f"--no-binary={name}"]
         subprocess.run([*pip, *command, f"--dest={source}", suite.project], check=True)
+    stamp.write_text("\n".join(wanted))
     return python
 
 
 def unpacked(suite: Suite, folder: Path) -> Path:
     """Take a project's tests out of its source; return the folder that they are to be run in."""
     name = suite.project.partition("==")[0]
-    (archive,) = (folder.parent / "sources" / name).glob("*.tar.gz")
+    (archive,) = (folder.parent.parent / "sources" / name).glob("*.tar.gz")
     with tarfile.open(archive) as file:
         top = file.getnames()[0].partition("/")[0]
         wanted = [

@@ -28,14 +28,12 @@ reports: list[Report] = []
 def _start(name: str) -> None:
     import tracelet
 
-    config = {"jsonl": {"path": str(FOLDER / "out")}, "silent": True}
-    tracelet.start_logging(
-        exp_name=name,
-        project="foreign",
-        backend="jsonl",
-        spool_dir=str(FOLDER / "spool"),
-        config=config,
-    )
+    config = {
+        "jsonl": {"path": str(FOLDER / "out")},
+        "spool_dir": str(FOLDER / "spool"),
+        "silent": True,
+    }
+    tracelet.start_logging(exp_name=name, project="foreign", backend="jsonl", config=config)
 
 
 def _stop() -> None:

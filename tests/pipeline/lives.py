@@ -80,9 +80,9 @@ class Mother:
         ack = folder / f"ack-{name}"
         return self._born(folder, name, train={"config": {}, "name": name, "ack": str(ack), **plan})
 
-    def deliverer(self, folder: Path) -> Life:
-        """Start what ``tracelet sync`` does, in the spool of a folder."""
-        return self._born(folder, "sync")
+    def deliverer(self, folder: Path, **fault: Any) -> Life:
+        """Start what ``tracelet sync`` does, in the spool of a folder; ``fault`` of ``faults``."""
+        return self._born(folder, "sync", fault=fault)
 
     def _born(self, folder: Path, name: str, **order: Any) -> Life:
         line = {"folder": str(folder), "stderr": str(folder / f"stderr-{name}"), **order}
@@ -179,11 +179,11 @@ def _live(order: dict[str, Any]) -> None:
 
         train(order["train"])
         return
-    from tracelet.ship.drain import drain
-    from tracelet.spool.rundir import find_runs
+    from tests.pipeline import faults
 
-    for run in find_runs(Path(".tracelet")):
-        drain(run)
+    if order["fault"]:
+        faults.inject(Path.cwd() / ".tracelet", **order["fault"])
+    faults.deliver()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ disk and nothing else.
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import time
 from pathlib import Path
@@ -219,6 +221,33 @@ def test_notes_that_cannot_be_written_lose_nothing(run: RunDir, missing: str) ->
     assert [record.value for record in appended(store)["light"]] == [float(n) for n in range(20)]
     assert line.counts() == (20, 0, 0)
     assert line.delivery.shown()[0] != "waiting"
+
+
+@pytest.mark.parametrize("error", ["EIO", "ESTALE", "EMFILE", "ENOSPC", "EACCES"])
+def test_a_copy_that_cannot_be_looked_at_just_now_is_waited_for(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """It is in the spool: nobody has taken it away."""
+    writer, store = SpoolWriter(run), Store()
+    (tmp_path / "weights").write_bytes(b"as they were")
+    writer.artifact(tmp_path / "weights")
+    line = Line(run, store)
+    line.step()
+    look, code = os.stat, getattr(errno, error)
+
+    def stat(path: Any, *more: Any, **named: Any) -> os.stat_result:
+        if str(path).startswith(str(run.blobs / "")):
+            raise OSError(code, os.strerror(code))
+        return look(path, *more, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for _ in range(3):
+        assert line.step("heavy") == "wait"
+        line.now += 31.0
+    monkeypatch.setattr(os, "stat", look)
+    line.settle()
+    assert [Path(each.source).read_bytes() for each in store.others] == [b"as they were"]
+    assert line.counts() == (1, 0, 0)
 
 
 def test_a_record_that_breaks_the_decoder_breaks_nothing_else(

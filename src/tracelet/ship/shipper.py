@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -102,6 +103,19 @@ def trouble(error: Exception) -> Trouble:
     # A package that is not there, or a plug-in that cannot be imported, does not come by waiting.
     hopeless = isinstance(error, (TraceletError, ImportError))
     return Trouble("config" if hopeless else "waiting", text)
+
+
+#: A file is not there. One that is not ours may also have been taken out of our reach for good;
+#: anything else that keeps us from looking at it passes.
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+_OUT_OF_REACH = _NOT_THERE | {errno.EACCES, errno.EPERM, errno.ELOOP}
+
+
+def _is_gone(error: Exception, *, ours: bool) -> bool:
+    """Tell whether waiting will not bring a file back, from what was said when it was looked at."""
+    if not isinstance(error, OSError):
+        return True  # not even a name
+    return error.errno in (_NOT_THERE if ours else _OUT_OF_REACH)
 
 
 class Delivery:
@@ -562,17 +576,17 @@ class Shipper:
         try:
             with self.reading:
                 load = assembly.next()
+            if load is None:
+                return None
+            offset = self.state.offset + sum(each.taken for each in self._unconfirmed)
+            sending = _Sending(load, offset, listed=load.again)
+            sending.groups.extend(cut(load.records, assembly.limits))
+            self._check_artifacts(sending)
         except Exception:
             # What it had read is not in any batch: the next one begins where the state says, and
             # with what was on its way.
             self._assembly, self._unconfirmed, self._barrier_due = None, [], None
             raise
-        if load is None:
-            return None
-        offset = self.state.offset + sum(each.taken for each in self._unconfirmed)
-        sending = _Sending(load, offset, listed=load.again)
-        sending.groups.extend(cut(load.records, assembly.limits))
-        self._check_artifacts(sending)
         return sending
 
     def _announce(self, sending: _Sending) -> None:
@@ -728,7 +742,12 @@ class Shipper:
         return HALVED
 
     def _check_artifacts(self, sending: _Sending) -> None:
-        """A file that was only referred to must still be what it was; see ``spool.blobs``."""
+        """
+        A file that was only referred to must still be what it was; see ``spool.blobs``.
+
+        Raises:
+            OSError: A file is there, as far as that can be told, but cannot be looked at just now.
+        """
         for group in sending.groups:
             for index in list(group):
                 record = sending.load.records[index]
@@ -736,7 +755,9 @@ class Shipper:
                     continue
                 try:
                     found = blobs.identity(record.source)
-                except (OSError, ValueError):
+                except (OSError, ValueError) as error:
+                    if not _is_gone(error, ours=record.identity is None):
+                        raise
                     sending.reasons[index] = "the file was gone before it could be sent"
                     group.remove(index)
                     continue
