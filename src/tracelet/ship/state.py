@@ -187,6 +187,19 @@ def _state(content: Mapping[str, Any]) -> Optional[BackendState]:
     try:
         values = {name: value for name, value in content.items() if name in known}
         state = BackendState(**{**values, "remote": RemoteRun(**remote) if remote else None})
-        return state if state.answered >= 0 else None
+        return state if _is_sound(state) else None
     except (TypeError, AttributeError):
         return None
+
+
+def _is_sound(state: BackendState) -> bool:
+    """Tell whether numbers are numbers and texts texts; raises where that cannot even be asked."""
+    counts = (state.delivered, state.rejected, state.unsupported, state.pending)
+    told = (*state.damaged.values(), *state.warnings.values())
+    texts = (state.state, state.detail, state.error)
+    return (
+        all(type(count) is int and count >= 0 for count in (*counts, *told))
+        and all(isinstance(text, str) for text in texts)
+        and type(state.since) in (int, float)
+        and (state.status is None or isinstance(state.status, str))
+    )
