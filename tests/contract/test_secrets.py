@@ -115,7 +115,8 @@ def test_planted_secrets_are_nowhere(away: bool, tmp_path: Path, mlflow_server: 
     # What is not secret is all there.
     assert "--num-memory-tokens" in said
     wait_for(lambda: any(spool.glob("*/ship.log")) and any(spool.glob("*/ship.json")))
-    places = [spool, mlflow_server.folder, *tmp_path.glob("*.db*")]
+    state = Path(os.environ["XDG_STATE_HOME"])
+    places = [spool, state, mlflow_server.folder, *tmp_path.glob("*.db*")]
     found = [
         (name, path)
         for root in places

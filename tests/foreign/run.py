@@ -67,7 +67,9 @@ SUITES = {
         least=100,
         needs=["moto[s3]==4.2.14"],
         # It looks for a bucket of Google's, in the internet.
-        options=["--deselect=tests/test_record_writer.py::RecordWriterTest::test_record_writer_gcs"],
+        options=[
+            "--deselect=tests/test_record_writer.py::RecordWriterTest::test_record_writer_gcs"
+        ],
     ),
     "stable-baselines3": Suite(
         "stable-baselines3==2.9.2",

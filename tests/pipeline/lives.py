@@ -92,7 +92,7 @@ class Mother:
         self._process.stdin.flush()
         return Life(int(self._process.stdout.readline()), folder, name)
 
-    def __enter__(self) -> Mother:
+    def __enter__(self) -> Mother:  # noqa: PYI034 - Self is younger than the oldest Python
         return self
 
     def __exit__(

@@ -129,7 +129,7 @@ def gone(pid: int) -> bool:
     """
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
-        threads = len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+        threads = len(os.listdir(f"/proc/{pid}/task"))
     except OSError:
         return True
     return status.rpartition(")")[2].split()[0] == "Z" and threads <= 1

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.pipeline.programs import Trainer, left_over
+from tests.pipeline.lives import Mother, Tally, kill
+from tests.pipeline.programs import Trainer, left_over, wait_for
 
 from services.mlflow_reader import seen, tracking
 from services.mlflow_server import Server, fresh_database, mlflow_server
@@ -68,6 +69,46 @@ def test_nothing_is_lost_and_nothing_doubled(
     points = sorted((point.step, point.value) for point in history)
     assert points == [(number, number / 7) for number in range(len(points))]
     assert len(points) >= acknowledged
+    assert found.info.status == "KILLED"
+
+
+@pytest.mark.timeout(300 + 30 * KILLS)
+@pytest.mark.parametrize("store", ["sqlite", "files", "server"])
+def test_recovery_itself_is_killed(
+    tmp_path: Path, store: str, mlflow_server: Server, fresh_database: Path
+) -> None:
+    """Again and again, wherever it is on its way into the store; then one is left alone."""
+    (tmp_path / "mlflow.db").write_bytes(fresh_database.read_bytes())
+    url = {
+        "sqlite": f"sqlite:///{tmp_path}/mlflow.db",
+        "files": str(tmp_path / "mlruns"),
+        "server": mlflow_server.url,
+    }[store]
+    chance = random.Random(f"{store} {KILLS}")
+    tally = Tally(f"recovery into {store}")
+    name = f"left-{store}"
+    with Mother(["mlflow", "tracelet.backends.mlflow"]) as mother:
+        config = {"backend_url": url, "mode": "offline"}
+        trainer = mother.trainer(tmp_path, name, backend="mlflow", config=config)
+        wait_for(lambda: trainer.acknowledged > 2000 + 20 * KILLS, timeout=120.0)
+        tally.kills += kill(trainer.pid)
+        while tally.kills <= KILLS and left_over(tmp_path / ".tracelet"):
+            deliverer = mother.deliverer(tmp_path)
+            time.sleep(chance.choice([0.3, 1.5, 3.0]) * chance.random())
+            tally.kills += kill(deliverer.pid)
+    for run in find_runs(tmp_path / ".tracelet"):
+        assert drain(run)["mlflow"].pending == 0
+    assert left_over(tmp_path / ".tracelet") == []
+    with tracking(url) as client:
+        experiment = client.get_experiment_by_name("kills")
+        assert experiment is not None
+        (found,) = client.search_runs([experiment.experiment_id], f"run_name = '{name}'")
+        history = client.get_metric_history(found.info.run_id, "loss")
+    points = sorted((point.step, point.value) for point in history)
+    tally.count([step for step, _ in points], trainer.acknowledged)
+    print(tally)
+    assert (tally.lost, tally.doubled) == (0, 0), str(tally)
+    assert points == [(number, number / 7) for number in range(len(points))]
     assert found.info.status == "KILLED"
 
 

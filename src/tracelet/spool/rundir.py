@@ -377,7 +377,9 @@ def make_root(root: Path) -> None:
     """Make the folder that holds runs; git is told to leave it alone."""
     if not root.is_dir():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (root / ".gitignore").write_text("*\n")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOFOLLOW
+        with open(os.open(root / ".gitignore", flags, 0o600), "wb") as file:
+            file.write(b"*\n")
 
 
 def state_home(environ: Mapping[str, str]) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Union
 
 from tracelet.backends.mlflow.artifacts import Artifacts
+from tracelet.backends.mlflow.files import private
 from tracelet.backends.mlflow.media import file_name, table_json
 from tracelet.backends.mlflow.parts import Entry, Parts, digest_of
 from tracelet.backends.mlflow.sieve import Sieve
@@ -127,7 +128,11 @@ def _plain(value: Any) -> Any:
 def _zip(entries: Iterator[Entry], data: Path, target: Path) -> None:
     """Write the archive; the same records make the same bytes, on every machine."""
     index: list[bytes] = []
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive, open(data, "rb") as source:
+    with (
+        open(target, "wb", opener=private) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        open(data, "rb") as source,
+    ):
         for entry in entries:
             facts = json.loads(entry.line)
             archive.writestr(_member(facts["file"], facts["time"]), source.read(entry.size))

@@ -15,7 +15,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
-from tracelet.backends.mlflow.files import replace_file
+from tracelet.backends.mlflow.files import make_folder, replace_file
 from tracelet.backends.mlflow.render.scatter import labels_of, points_of, scatter_page
 
 __all__ = ["Embeddings"]
@@ -44,7 +44,7 @@ class Embeddings:
     """
 
     def __init__(self, folder: Path, label: str = "") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._label = label
 

@@ -14,14 +14,32 @@ from typing import Iterator, Optional
 
 from tracelet.errors import RetryableError
 
-__all__ = ["append", "append_line", "refusing", "replace_file", "whole_lines"]
+__all__ = [
+    "append",
+    "append_line",
+    "make_folder",
+    "private",
+    "refusing",
+    "replace_file",
+    "whole_lines",
+]
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read, whatever the program's umask is: an ``opener``."""
+    return os.open(path, flags, 0o600)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of ours, if it is not there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``; whoever reads it finds the old or the new one whole."""
     partial = path.with_name(path.name + ".partial")
     with refusing(path):
-        with open(partial, "wb") as file:
+        with open(partial, "wb", opener=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -43,7 +61,7 @@ def append(path: Path, data: bytes, at: Optional[int] = None) -> None:
         at: Where the file ends as far as its owner knows; what is behind goes. Its end, when not
             given.
     """
-    with refusing(path), open(path, "ab", buffering=0) as file:
+    with refusing(path), open(path, "ab", buffering=0, opener=private) as file:
         size = file.seek(0, os.SEEK_END)
         if at is not None and at < size:
             os.truncate(path, at)

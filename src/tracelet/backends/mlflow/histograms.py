@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from tracelet.backends.mlflow.artifacts import Artifacts
-from tracelet.backends.mlflow.files import replace_file
+from tracelet.backends.mlflow.files import private, replace_file
 from tracelet.backends.mlflow.heatmap import heat_map
 from tracelet.backends.mlflow.images import Image, put_image
 from tracelet.backends.mlflow.page import Shown, page
@@ -188,7 +188,10 @@ def page_path(label: str = "") -> str:
 
 def _compressed(entries: Iterator[Entry], data: Path, target: Path) -> None:  # noqa: ARG001
     """Write the lines; the same ones make the same bytes."""
-    with open(target, "wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+    with (
+        open(target, "wb", opener=private) as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+    ):
         for entry in entries:
             packed.write(entry.line + b"\n")
 

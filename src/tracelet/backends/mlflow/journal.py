@@ -13,7 +13,13 @@ import os
 from pathlib import Path
 from typing import Iterator
 
-from tracelet.backends.mlflow.files import append_line, replace_file, whole_lines
+from tracelet.backends.mlflow.files import (
+    append_line,
+    make_folder,
+    private,
+    replace_file,
+    whole_lines,
+)
 
 __all__ = ["Journal"]
 
@@ -28,7 +34,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, chunk_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._chunk_bytes = chunk_bytes
         numbers = [int(path.stem) for path in folder.glob("*.jsonl")]
@@ -73,7 +79,7 @@ class Journal:
 
     def sync(self) -> None:
         """Return when the chunk that grows is on the disk."""
-        with open(self.current, "ab") as file:
+        with open(self.current, "ab", opener=private) as file:
             os.fsync(file.fileno())
 
     def uploaded(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 from tracelet.backends.mlflow.artifacts import Artifacts
-from tracelet.backends.mlflow.files import append, refusing, replace_file
+from tracelet.backends.mlflow.files import append, make_folder, private, refusing, replace_file
 
 __all__ = ["APART", "Entry", "Parts", "digest_of"]
 
@@ -59,7 +59,7 @@ class Parts:
     """
 
     def __init__(self, folder: Path, path: Callable[[int], str], pack: Packing) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._path = path
         self._pack = pack
@@ -291,5 +291,5 @@ def _entry(text: bytes) -> Entry:
 
 
 def _sync(path: Path) -> None:
-    with refusing(path), open(path, "ab") as file:
+    with refusing(path), open(path, "ab", opener=private) as file:
         os.fsync(file.fileno())

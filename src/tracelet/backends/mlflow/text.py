@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from tracelet.backends.mlflow.artifacts import Artifacts
+from tracelet.backends.mlflow.files import make_folder
 from tracelet.backends.mlflow.journal import Journal
 from tracelet.backends.mlflow.values import text_of
 from tracelet.records import Text
@@ -36,7 +37,7 @@ class Texts:
     """
 
     def __init__(self, folder: Path, file_key: Callable[[str], str], label: str = "") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._file_key = file_key
         self._label = label.lstrip("-")
