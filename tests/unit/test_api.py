@@ -20,6 +20,7 @@ import tracelet
 from tracelet.backends import memory
 from tracelet.records import Artifact, Histogram, Media, Param, Table, Text
 from tracelet.run.disabled import DisabledRun
+from tracelet.spool import rundir
 
 QUIET = {"shipper": "thread", "silent": True}
 
@@ -610,3 +611,18 @@ def test_an_image_from_memory() -> None:
         run.log_image("image", buffer.getvalue())
     (image,) = of_type(Media)
     assert image.data == buffer.getvalue()
+
+
+def test_a_run_has_its_owner_before_it_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another training in the same spool would take it for one that was left, and put it away."""
+    owned = []
+    written = rundir.write_private
+
+    def write_private(path: Path, data: bytes, **how: Any) -> None:
+        if path.name == "run.json":
+            owned.append(rundir.RunDir(path.parent, None).owner_alive())  # type: ignore[arg-type]
+        written(path, data, **how)
+
+    monkeypatch.setattr(rundir, "write_private", write_private)
+    start().stop()
+    assert owned == [True]

@@ -507,3 +507,41 @@ while True:
         assert set(reader.damaged) <= {"torn"}
         total += acknowledged
     assert total > 1000
+
+
+def test_a_fork_waits_for_a_call_that_is_being_written(run: RunDir) -> None:
+    """So a child never begins in the middle of one: of the parent's file nothing is left to it."""
+    program(
+        START
+        + """
+import fcntl
+log = SpoolWriter(run)
+over = threading.Event()
+
+def always():
+    index = 0
+    while not over.is_set():
+        log.scalar("a", "thread", float(index), index, None)
+        index += 1
+
+thread = threading.Thread(target=always)
+thread.start()
+
+def nothing_of_the_parent_s():
+    try:
+        fcntl.fcntl(parents, fcntl.F_GETFD)
+    except OSError:
+        return
+    raise AssertionError("a descriptor of the parent's is still open")
+
+for _ in range(40):
+    parents = log._segment.fd
+    wait(child(nothing_of_the_parent_s))
+over.set()
+thread.join()
+log.close()
+""",
+        run.path,
+    )
+    (counted,) = _found(run).values()
+    assert counted["thread"] == list(range(len(counted["thread"])))
