@@ -45,8 +45,12 @@ pictures: $(VENV)/test.stamp  ## take the pictures of the docs anew, in a real b
 	$(LOCAL) $(BIN)/python docs/pictures/take.py
 
 .PHONY: soak
-soak: $(VENV)/test.stamp  ## SIGKILL at any moment, KILLS=100 times for each case
-	$(LOCAL) TRACELET_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/pipeline/test_kill.py tests/pipeline/test_kill_mlflow.py
+soak: $(VENV)/test.stamp  ## SIGKILL at any moment, KILLS=100 times for each case, and at every system call
+	$(LOCAL) TRACELET_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/pipeline/test_kill.py tests/pipeline/test_kill_mlflow.py tests/pipeline/test_failpoints.py
+
+.PHONY: foreign
+foreign: $(VENV)/test.stamp  ## other projects' tests of their writers, with a run around them and without
+	$(LOCAL) $(BIN)/python tests/foreign/run.py .venvs/foreign $(SUITES)
 
 .PHONY: bench
 bench: $(VENV)/test.stamp  ## the figures of README; QUICK=1 for a short look

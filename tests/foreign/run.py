@@ -32,9 +32,9 @@ class Suite(NamedTuple):
     """
     The tests of one project.
 
-    ``needs`` are packages that only its tests use; ``tests`` what is taken out of its source
-    distribution, ``files`` what is run of it, with pytest's own words for parts of a file; ``least``
-    says how much is recorded at least.
+    ``needs`` are packages that only its tests use; ``tests`` is what is taken out of its source
+    distribution, ``files`` what is run of it, ``options`` pytest's words for parts of a file;
+    ``least`` says how much is recorded at least.
     """
 
     project: str
@@ -167,18 +167,20 @@ def compare(suite: Suite, folder: Path, python: Path) -> list[str]:
     problems = [] if passed else ["no test passed without it"]
     for mode in MODES[1:]:
         own = found[mode]
+        how = own["outcomes"]
         problems += [
-            f"with a run around each {mode}: {test} {plain.get(test)} -> {own['outcomes'].get(test)}"
-            for test in sorted({*plain, *own["outcomes"]})
-            if plain.get(test) != own["outcomes"].get(test)
+            f"with a run around each {mode}: {test} {plain.get(test)} -> {how.get(test)}"
+            for test in sorted({*plain, *how})
+            if plain.get(test) != how.get(test)
         ]
         problems += [f"{mode}: {text}" for text in (*own["wrong"], *own["incomplete"])]
         stored = lines(folder / mode / "out")
         if min(own["recorded"], stored) < suite.least:
             problems.append(f"{mode}: {own['recorded']} recorded, {stored} stored")
         print(
-            f"  {suite.project}, a run around each {mode}: {passed} of {len(plain)} tests pass with "
-            f"it as without; {own['recorded']:,} recorded, {stored:,} lines stored"
+            f"  {suite.project}, a run around each {mode}: "
+            f"{sum(each == 'passed' for each in how.values())} of {len(plain)} tests pass, "
+            f"{passed} without; {own['recorded']:,} recorded, {stored:,} lines stored"
             + (f", not recorded: {own['failures']}" if own["failures"] else ""),
             flush=True,
         )
