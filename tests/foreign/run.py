@@ -75,7 +75,7 @@ SUITES = {
         "stable-baselines3==2.9.2",
         "tests",
         ["tests/test_logger.py", "tests/test_tensorboard.py"],
-        least=100,
+        least=50,
         # The other two learn for half a minute, and log the same.
         options=["-k", "not td3 and not sac"],
     ),

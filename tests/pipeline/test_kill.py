@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(
         not sys.platform.startswith("linux"), reason="platform: finds the sidecar through /proc"
     ),
-    pytest.mark.timeout(300 + 30 * KILLS),
+    pytest.mark.timeout(600 + 60 * KILLS),
 ]
 
 CONFIG = {"jsonl": {"path": "out"}}
@@ -59,8 +59,13 @@ def tally(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) ->
 
 
 def _stored(folder: Path, name: str) -> tuple[list[tuple[int, float]], Optional[str]]:
-    path = folder / "out" / "kills" / f"{name}.jsonl"
-    return jsonl(path) if path.exists() else ([], None)
+    # Who died between making the file and its first line has left an empty one; the run then has
+    # the longer name.
+    place = folder / "out" / "kills"
+    paths = [*place.glob(f"{name}.jsonl"), *place.glob(f"{name}~*.jsonl")]
+    found = [path for path in paths if path.stat().st_size]
+    assert len(found) == 1, paths
+    return jsonl(found[0])
 
 
 def _check(life: Life, tally: Tally, status: str = "KILLED") -> None:
@@ -74,7 +79,7 @@ def _check(life: Life, tally: Tally, status: str = "KILLED") -> None:
 
 def _log_a_while(life: Life, chance: random.Random) -> None:
     points = chance.randint(1, chance.choice([1, 20, 300, 3000]))
-    wait_for(lambda: life.acknowledged >= points or life.over, timeout=60.0)
+    wait_for(lambda: life.acknowledged >= points or life.over, timeout=240.0)
     assert not life.over, life.errors()
 
 
@@ -92,7 +97,7 @@ def test_the_trainer_alone(
         tally.kills += kill(trainer.pid)
         wait_for(lambda: not left_over(tmp_path / ".tracelet"), timeout=120.0)
         _check(trainer, tally)
-        wait_for(lambda: gone(sidecar), timeout=60.0)  # noqa: B023 - called here and now
+        wait_for(lambda: gone(sidecar), timeout=120.0)  # noqa: B023 - called here and now
 
 
 def test_the_trainer_and_its_sidecar(
@@ -144,8 +149,8 @@ def test_recovery_itself(
         attempt += 1
         trainer = mother.trainer(tmp_path, f"victim-{attempt}", config=CONFIG)
         assert kill(trainer.sidecar()) or not trainer.acknowledged
-        left = chance.choice([1, 5000, 20_000])
-        wait_for(lambda: trainer.acknowledged >= left, timeout=60.0)  # noqa: B023
+        left = chance.choice([1, 1000, 5000])
+        wait_for(lambda: trainer.acknowledged >= left, timeout=240.0)  # noqa: B023
         kill(trainer.sidecar())
         kill(trainer.pid)
         while left_over(tmp_path / ".tracelet"):
@@ -170,7 +175,7 @@ def test_a_machine_on_which_anything_dies_at_any_moment(
     while tally.kills < KILLS:
         life = mother.trainer(tmp_path, f"victim-{len(lives)}", config=CONFIG, pause_s=0.0003)
         lives.append(life)
-        wait_for(lambda: life.acknowledged > 0 or life.over)  # noqa: B023
+        wait_for(lambda: life.acknowledged > 0 or life.over, timeout=120.0)  # noqa: B023
         assert not life.over, life.errors()
         # What others left is taken up after two seconds.
         time.sleep(chance.choice([0.05, 0.5, 3.5]) * chance.random())
@@ -235,7 +240,7 @@ def test_the_true_status(tmp_path: Path, end: str, code: int, status: str, host:
     if host == "thread":
         for run in find_runs(tmp_path / ".tracelet"):
             drain(run)
-    wait_for(lambda: not left_over(tmp_path / ".tracelet"), timeout=10.0)
+    wait_for(lambda: not left_over(tmp_path / ".tracelet"), timeout=60.0)
     points, found = jsonl(tmp_path / "out" / "kills" / "victim.jsonl")
     assert len(points) == 300
     assert found == status
