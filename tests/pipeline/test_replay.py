@@ -11,17 +11,20 @@ import errno
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import pytest
-from tests.pipeline.stores import Line, Store, log_points, new_run
+from tests.pipeline.stores import FaultyBackend, Line, Store, log_points, new_run
 
 from tracelet import tfevents
 from tracelet.errors import RejectedError, RetryableError
-from tracelet.records import Histogram, Metric, Param, Text
+from tracelet.records import Histogram, Metric, Param, RunInfo, Text
+from tracelet.ship import shipment
+from tracelet.ship.shipment import Shipment
 from tracelet.ship.shipper import BARRIER_S
-from tracelet.spool.rundir import RunDir
+from tracelet.spool.rundir import RunDir, new_run_id
 from tracelet.spool.writer import SpoolWriter
 
 
@@ -404,3 +407,41 @@ def test_parameters_in_one_event_are_one_record(run: RunDir) -> None:
     line = Line(run, store)
     line.settle()
     assert line.counts() == (4, 0, 0)
+
+
+def test_a_segment_goes_once_every_backend_is_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tracker is away: what the other one has is kept for it."""
+    monkeypatch.setattr(shipment, "SWEEP_S", 0.0)
+    info = {"project": "p", "name": "n", "created": 1.0, "tags": {}, "backends": ["near", "far"]}
+    run = RunDir.create(tmp_path, RunInfo(run_id=new_run_id(), **info), owned=True)
+    writer = SpoolWriter(run, segment_bytes=3000)
+    log_points(writer, 500)
+    near, far = Store(), Store(before=_raise(RetryableError("it is away")))
+    stores = {"near": near, "far": far}
+    shipping = Shipment(run, {name: partial(FaultyBackend, stores[name]) for name in stores})
+    assert shipping.begin()
+    try:
+
+        def until(done: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 60.0
+            while not done():
+                assert time.monotonic() < deadline
+                for delivery in shipping.all():
+                    for lane in delivery.lanes.values():
+                        shipping.work(delivery, lane)
+                shipping.watch()
+
+        (numbers,) = run.segment_numbers().values()
+        assert len(numbers) > 5
+        until(lambda: len(near.metrics) == 500)
+        shipping.watch()
+        assert list(run.segment_numbers().values()) == [numbers]
+        far.before = None
+        until(lambda: list(run.segment_numbers().values()) == [numbers[-1:]])
+        assert [value for _, value, _, _ in far.metrics] == [float(n) for n in range(500)]
+    finally:
+        shipping.leave()
+        writer.close()
+        run.release()
