@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, Iterator
@@ -273,9 +274,18 @@ def test_open_makes_the_folders_that_delivery_took_away(tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in run.folders)
 
 
-def test_remove_takes_the_name_first(tmp_path: Path) -> None:
+def test_remove_takes_the_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run(tmp_path)
+    named = []
+    rmtree = shutil.rmtree
+
+    def watched(path: Path, **how: Any) -> None:
+        named.append((path / "run.json").exists())
+        rmtree(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
     run.remove()
+    assert named == [False]
     assert not run.path.exists()
     assert find_runs(tmp_path) == []
     run.remove()

@@ -235,3 +235,17 @@ def test_any_segment(run: RunDir, data: Any) -> None:
             last_word(run)
         finally:
             packed.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_line_of_names_that_was_being_written_spoils_none_after_it(run: RunDir, cut: int) -> None:
+    path = run.path / "names.jsonl"
+    with _Kept(path):
+        path.write_bytes(path.read_bytes() + b'["key", "metric", "/logs"'[:cut])
+        catalog = Catalog(run)
+        catalog.seen("/logs", main=True)
+        new = [catalog.key("metric", "/logs", tag) for tag in ("a b", "A B")]
+        catalog.save()
+        assert all(isinstance(json.loads(line), list) for line in path.read_text().splitlines())
+        again = Catalog(run)
+        assert [again.key("metric", "/logs", tag) for tag in ("a b", "A B")] == new
