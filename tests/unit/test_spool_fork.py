@@ -467,7 +467,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(
     code = (
         START
         + """
-import mmap, struct
+import mmap
 shared = mmap.mmap(os.open(sys.argv[2], os.O_RDWR), 8)
 log = SpoolWriter(run, segment_bytes=20_000)
 index = 0
@@ -477,7 +477,7 @@ while True:
     else:
         log.scalar("a", f"key{index % 4}", float(index), index, None)
     index += 1
-    struct.pack_into("<Q", shared, 0, index)
+    shared[:] = index.to_bytes(8, "little")  # at once; ``pack_into`` writes zeros first
 """
     )
     here = os.pathsep.join([str(Path(__file__).parent), *sys.path])

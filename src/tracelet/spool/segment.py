@@ -98,8 +98,14 @@ class Segment:
             else _Swapped(self.buffer)
         )
 
-    def define(self, key: Key) -> tuple[bytes, int]:
-        """Return what has to precede the first use of a key here, and the key's hash."""
+    def define(self, key: Key, seq: int) -> tuple[bytes, int]:
+        """
+        Return what has to precede the first use of a key here, and the key's hash.
+
+        Args:
+            key: The key.
+            seq: The number of the record that uses it.
+        """
         stream, tag = key
         known = self.names.get(stream, {}).get(tag)
         if known is not None:
@@ -109,7 +115,7 @@ class Segment:
             attempt += 1
             name = codec.key_hash(*key, attempt)
         payload = codec.encode_definition(name, stream, tag)
-        return frame.encode(frame.DEFINITION, 0, self.seq, payload, self.salt) * 2, name
+        return frame.encode(frame.DEFINITION, 0, seq, payload, self.salt) * 2, name
 
     def learn(self, key: Key, name: int) -> None:
         """Remember a key whose definition is on disk."""

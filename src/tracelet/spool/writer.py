@@ -4,10 +4,12 @@ The hot end of the spool: one captured call, one frame, one ``write(2)``.
 What is in the file when a call returns survives the death of this process. Nothing here waits for
 anything but the disk: no fsync (the shipper's host does that), no other process. When the disk
 refuses, records wait in bounded memory until it takes them again; there is no error that sticks.
+When it stalls, a thread writes what waits (``relay``), so that it holds one call and not all.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import operator
@@ -28,6 +30,7 @@ from tracelet.naming import artifact_path
 from tracelet.records import Artifact, Record, RunEnd
 from tracelet.spool import blobs, codec, frame
 from tracelet.spool.files import Files
+from tracelet.spool.relay import STALL_S, Relay
 from tracelet.spool.rundir import RunDir
 from tracelet.spool.segment import SCALAR_SIZE, Key, Segment, open_segment
 
@@ -50,6 +53,16 @@ RETRY_S = 0.2
 DRAIN_S = 0.01
 #: How often the writer looks around: at the clock, at its file, at who it is.
 LOOK_S = 1.0
+#: A program that logs more often than this, per second, is spared a look at the clock behind each
+#: write. A pause of it may then have been a stall; the next write is left to the relay, to be sure.
+DENSE = 5000
+#: One stall of this length is told even if no other one follows. (A busy machine may well leave a
+#: process alone for a tenth of a second.)
+LONG_STALL_S = 0.5
+#: The relay writes about so much at once.
+BATCH_BYTES = 256 * 1024
+#: A large payload may take so much longer to write before that is a stall.
+BYTES_PER_S = 20e6
 #: The wall clock is followed when it has been off by more than a jump for longer than a while.
 CLOCK_JUMP_S = 2.0
 CLOCK_PATIENCE_S = 60.0
@@ -78,6 +91,16 @@ class _Entry(NamedTuple):
     flags: int
     payload: bytes
     key: Optional[Key] = None
+
+
+class _Batch(NamedTuple):
+    """Entries that the relay writes at once: their bytes, and where each of them ends."""
+
+    segment: Segment
+    data: bytearray
+    entries: list[_Entry]
+    ends: list[int]
+    names: dict[Key, int]
 
 
 def _point(key: Key, value: Any, step: Any, when: Any, flags: int = 0) -> _Entry:
@@ -141,14 +164,17 @@ class SpoolWriter:
         "_busy",
         "_clock_off_since",
         "_closed",
+        "_counted_at",
         "_due",
         "_files",
+        "_look_due",
         "_main",
         "_number",
         "_open",
         "_pid",
         "_queued",
         "_rank",
+        "_relay",
         "_release",
         "_retry_at",
         "_segment",
@@ -159,12 +185,15 @@ class SpoolWriter:
         "_told",
         "_waiting",
         "_waiting_bytes",
+        "_wary",
         "_watch_due",
         "_write",
         "lost",
         "name",
+        "on_stall",
         "run",
         "short",
+        "stalls",
         "waiting",
         "watch",
     )
@@ -193,8 +222,11 @@ class SpoolWriter:
         #: Asked once a second while records come, in the owner only: is the shipper there?
         self.watch: Optional[Callable[[], object]] = None
         self._watch_due = False
+        #: Told, in a thread of ours, that a write has taken so many seconds; once for each time
+        #: that the relay comes.
+        self.on_stall: Optional[Callable[[float], object]] = None
         self._anchor = time.time() - _monotonic()
-        self._due = 0.0
+        self._due = self._look_due = 0.0
         self._clock_off_since: Optional[float] = None
         self._closed = False
         self._become(main=main)
@@ -237,6 +269,13 @@ class SpoolWriter:
         self._waiting_bytes = 0
         self._retry_at = 0.0
         self._stumbles = 0
+        #: Who writes while the disk stalls; None as a rule. While there is one the segment is its.
+        self._relay: Optional[Relay] = None
+        #: How often the disk stalled.
+        self.stalls = 0
+        #: The clock is looked at behind each write.
+        self._wary = True
+        self._counted_at = 0
         #: Records that could not be kept, by reason; and what the spool says of it.
         self.lost: dict[str, int] = {}
         self._told: dict[str, int] = {}
@@ -246,8 +285,13 @@ class SpoolWriter:
     @property
     def spooled(self) -> int:
         """Records on disk, or waiting in memory for the disk to take them."""
-        segment = self._segment
-        return (self._seq if segment is None else segment.seq) + self.waiting
+        # One number, although another thread may be at it.
+        self._acquire()
+        try:
+            return self._counted + self.waiting
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self._release()
 
     @property
     def recorded(self) -> int:
@@ -321,8 +365,10 @@ class SpoolWriter:
                     except OSError:
                         written = 0
                     if written != SCALAR_SIZE:
-                        if not self._complete(segment, bytes(buffer), written, seq):
+                        if not self._complete(segment, bytes(buffer), written, seq, now):
                             self._put(_point((stream, tag), value, step, time, kind >> 8))
+                    elif self._wary and _monotonic() - now > STALL_S:
+                        self._stall(_monotonic() - now)
                     elif seq >= segment.until:
                         self._rotate()
                 self._busy = False
@@ -406,7 +452,8 @@ class SpoolWriter:
         return count
 
     def _snapshot_of(self, file: Path, path: str, snapshot: bool) -> None:
-        kept = blobs.take(file, self.run.blobs, snapshot=snapshot)
+        # A copy would hold the call as long as the disk stalls.
+        kept = blobs.take(file, self.run.blobs, snapshot=snapshot and self._relay is None)
         # A blob is named relative to the run, so that the folder may move.
         source = f"blobs/{kept.path.name}" if kept.identity is None else str(kept.path)
         self.record(Artifact(path, source, kept.size, self.now(), kept.identity))
@@ -437,9 +484,9 @@ class SpoolWriter:
         """Return an entry, its payload in a blob where it is large; None where that has no room."""
         if key is not None:
             _check(key)
-        if len(payload) > INLINE_BYTES:
-            if self.short:
-                return None
+        if len(payload) > INLINE_BYTES and self.short:
+            return None
+        if len(payload) > INLINE_BYTES and self._relay is None:
             elsewhere = self._to_blob(payload)
             if elsewhere is not None:
                 return _Entry(kind, frame.IN_BLOB, elsewhere, key)
@@ -447,7 +494,7 @@ class SpoolWriter:
 
     def _to_blob(self, data: bytes) -> Optional[bytes]:
         """Write bytes beside the segment; return what says where they are, None if that failed."""
-        path = blobs.new_blob(self.run.blobs)
+        path, began = blobs.new_blob(self.run.blobs), _monotonic()
         try:
             fd = self._files.create(path)
             try:
@@ -463,6 +510,10 @@ class SpoolWriter:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
+        finally:
+            took = _monotonic() - began
+            if took > STALL_S + len(data) / BYTES_PER_S:
+                self._exclusively(partial(self._stall, took))
         segment = self._segment
         if segment is not None:
             # What is given up for lack of room is given up by segments, their blobs included.
@@ -481,11 +532,22 @@ class SpoolWriter:
     def _replay(self) -> None:
         """Do what was asked for from within the call that has just ended."""
         while self._queued and self._exclusively(self._work_off):
-            if self._watch_due and self.watch is not None:
-                # Not under the lock, and not instead of the record: it may start a process.
-                self._watch_due = False
-                with contextlib.suppress(OSError, RuntimeError, ValueError):
-                    self.watch()
+            relay = self._relay
+            if relay is None:
+                self._look_after()
+            else:
+                relay.wait_for(self._idle)
+
+    def _idle(self) -> bool:
+        relay = self._relay
+        return not self._waiting and (relay is None or not relay.busy)
+
+    def _look_after(self) -> None:
+        """Not under the lock, and not instead of the record: it may start a process."""
+        if self._watch_due and self.watch is not None:
+            self._watch_due = False
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self.watch()
 
     def _work_off(self) -> None:
         while self._queued:
@@ -520,10 +582,12 @@ class SpoolWriter:
                 self._lose("stopped")
         elif len(entry.payload) > frame.MAX_PAYLOAD - _NAME.size:
             self._lose("disk")  # there is no other place for it than the blob that could not be
-        elif self._drain() and self._write_entry(entry):
+        elif self._relay is None and self._drain() and self._write_entry(entry):
             pass
         elif self.name == writer:  # else this is a child, forked within, and it is the parent's
             self._wait(entry)
+        if self._relay is not None and self._waiting:
+            self._hand_over(self._relay)
         self._settle()
 
     def _write_entry(self, entry: _Entry) -> bool:
@@ -540,18 +604,14 @@ class SpoolWriter:
             segment = self._segment or self._open_segment()
         except OSError:
             return False
-        before, payload, name = b"", entry.payload, 0
+        began, seq = _monotonic(), segment.seq
+        before, name = b"", 0
         if entry.key is not None:
-            before, name = segment.define(entry.key)
-            payload = _NAME.pack(name) + payload
-        seq = segment.seq
-        data = frame.encode(entry.kind, entry.flags, seq, payload, segment.salt)
+            before, name = segment.define(entry.key, seq)
+        data = before + _encoded(entry, name, seq, segment.salt)
         if frame.is_data(entry.kind):
             segment.seq = seq + 1  # as in ``scalar``
-            data = before + data
-        else:
-            data *= 2
-        if not self._complete(segment, data, 0, seq):
+        if not self._complete(segment, data, 0, seq, began):
             return False
         if entry.key is not None:
             segment.learn(entry.key, name)
@@ -560,7 +620,9 @@ class SpoolWriter:
             self._rotate()
         return True
 
-    def _complete(self, segment: Segment, data: bytes, written: int, seq: int) -> bool:
+    def _complete(
+        self, segment: Segment, data: bytes, written: int, seq: int, began: float
+    ) -> bool:
         """
         Bring all of a frame to disk, or nothing.
 
@@ -569,20 +631,27 @@ class SpoolWriter:
             data: The frame.
             written: How much of it is there already.
             seq: The segment's next number, if nothing comes of it.
+            began: When the first attempt did.
         """
         stumbles = 0
-        while written < len(data) and stumbles < 2:
+        # A disk that has stalled is not asked again by the program.
+        while written < len(data) and stumbles < 2 and _monotonic() - began <= STALL_S:
             try:
                 more = self._write(segment.fd, data[written:] if written else data)
             except OSError:
                 more = 0
             stumbles = 0 if more else stumbles + 1
             written += more
+        took = _monotonic() - began
+        if took > STALL_S + len(data) / BYTES_PER_S:
+            self._stall(took)
         if written == len(data):
             self._stumbles = 0
             return True
         segment.seq = seq
         self._stumbles += 1
+        if self._relay is not None:
+            return False  # torn bytes, if any, are stepped over
         try:
             size = segment.size(self._files)
         except OSError:
@@ -635,7 +704,7 @@ class SpoolWriter:
             return False
         fresh = False
         # (In a child that was forked from within this, what waits is the parent's.)
-        while waiting and waiting is self._waiting:
+        while waiting and waiting is self._waiting and self._relay is None:
             if self._take_first(waiting):
                 if _monotonic() - started > DRAIN_S and not force:
                     break
@@ -704,7 +773,7 @@ class SpoolWriter:
 
     def _rotate(self) -> bool:
         """Go on in a new segment; if there cannot be one just now, the old one goes on growing."""
-        old = self._segment
+        old, began = self._segment, _monotonic()
         if old is None:
             return False
         self._open = _NOWHERE
@@ -718,6 +787,8 @@ class SpoolWriter:
             return False
         with contextlib.suppress(OSError):
             self._files.close(old.fd)
+        if self._relay is None and _monotonic() - began > STALL_S:
+            self._stall(_monotonic() - began)
         self._settle()
         return True
 
@@ -733,24 +804,35 @@ class SpoolWriter:
 
     def _settle(self) -> None:
         """Let scalars go straight into the segment, or not."""
-        direct = self._segment is not None and not self._waiting and not self._closed
-        self._open = self._segment if direct and self._segment is not None else _NOWHERE
+        segment = self._segment
+        if segment is None or self._waiting or self._closed or self._relay is not None:
+            segment = _NOWHERE
+        self._open = segment
 
     def _end(self, deadline: float) -> None:
         """Close, if all is written or the time is up."""
         if self._closed:
             return
         self._work_off()
-        if not self._drain(force=True) and _monotonic() < deadline:
+        relay = self._relay
+        if relay is not None:
+            if (self._waiting or relay.busy) and _monotonic() < deadline and relay.ring():
+                return
+            self._relay = None
+            relay.dismiss()
+        stuck = relay is not None and relay.busy
+        if not stuck and not self._drain(force=True) and _monotonic() < deadline:
             return
         self._closed = True
         if self.waiting:
             self._lose("disk", self.waiting)
         self._waiting.clear()
         self.waiting = self._waiting_bytes = 0
-        self._tell()
         segment = self._segment
-        if segment is not None:
+        if stuck and segment is not None:
+            self._abandon(segment)  # it is the relay's, for as long as the disk holds that
+        elif segment is not None:
+            self._tell()
             self._put_footer(segment)
             self._abandon(segment)
             with contextlib.suppress(OSError):
@@ -761,6 +843,7 @@ class SpoolWriter:
 
     def _look(self, now: float) -> None:
         """Notice a fork that nobody told us of, follow a clock that stays away, mind the file."""
+        late = now - self._due > STALL_S
         self._due = now + LOOK_S
         if self._pid != os.getpid():
             # Forked by code that runs no Python hooks. (Asking at every call would cost a tenth.)
@@ -768,6 +851,9 @@ class SpoolWriter:
             self._after_fork()
             self._busy = True
             return
+        if self._relay is None and not self._rush(now, late=late):
+            return
+        self._look_due = now + LOOK_S
         wall = time.time()
         if abs(wall - (self._anchor + now)) <= CLOCK_JUMP_S:
             self._clock_off_since = None
@@ -781,6 +867,10 @@ class SpoolWriter:
                 self._watch_due = True
                 self._queued.append(_nothing)  # so that the call does not end without it
         segment = self._segment
+        if self._relay is not None:
+            if self._waiting:
+                self._hand_over(self._relay)
+            return
         if segment is not None:
             try:
                 segment.size(self._files)
@@ -792,6 +882,180 @@ class SpoolWriter:
         if self._drain():
             self._tell()
         self._settle()
+
+    # -- when the disk stalls -------------------------------------------------------------
+
+    def _rush(self, now: float, *, late: bool) -> bool:
+        """
+        Decide whether the clock is looked at behind each write; False when that was all there was
+        to do.
+
+        A program that logs without a pause does without. It is looked at more often then, and where
+        a look comes late nobody knows whether the program paused or the disk.
+        """
+        count, self._counted_at = self._counted - self._counted_at, self._counted
+        if self._wary:
+            if not late and count > DENSE * LOOK_S:
+                self._wary, self._due = False, now + STALL_S
+            return True
+        if late:
+            self._wary = True
+            self._relay = Relay(self._turn, passing=True)
+            self._settle()
+        elif count < DENSE * STALL_S:
+            self._wary = True
+        else:
+            self._due = now + STALL_S
+        return self._wary or now >= self._look_due
+
+    def _stall(self, seconds: float) -> None:
+        """Leave the writing to a thread: a write has taken so long."""
+        if self._closed:
+            return
+        if self._relay is None:
+            self._relay = Relay(self._turn)
+        self._relay.wrote(seconds)
+        if seconds > LONG_STALL_S:
+            self._count_stall(self._relay, seconds)
+        self._settle()
+
+    def _count_stall(self, relay: Relay, seconds: float) -> None:
+        if not relay.stalled_s:
+            self.stalls += 1
+            relay.stalled_s = seconds
+
+    def _hand_over(self, relay: Relay) -> None:
+        """Have the relay write what waits; the call waits for that, but not for long."""
+        if relay.ring():
+            self._queued.append(_nothing)  # so that the call does not end without it
+        else:
+            self._relay = None
+            self._drain(force=True)
+
+    # -- in the relay's thread ------------------------------------------------------------
+
+    def _turn(self, relay: Relay) -> Optional[float]:
+        """Write some of what waits; see ``Relay``."""
+        over: list[bool] = []
+        self._exclusively(lambda: over.append(self._begin_turn(relay)))
+        if over != [False]:
+            return None
+        if relay.stalled_s and not relay.told and self.on_stall is not None:
+            relay.told = True
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self.on_stall(relay.stalled_s)
+        if not relay.busy:
+            self._look_after()
+            return relay.rest()
+        taken: list[_Batch] = []
+        done, began = 0, _monotonic()
+        try:
+            if self._ready():
+                self._exclusively(lambda: taken.append(self._gathered()))
+                done = self._write_batch(taken[0])
+        finally:
+            took = _monotonic() - began
+            self._exclusively(partial(self._end_turn, relay, taken, done, took))
+        return 0.0 if taken and done == len(taken[0].entries) else RETRY_S
+
+    def _begin_turn(self, relay: Relay) -> bool:
+        """Take the segment, if there is something to write; True when the relay is not needed."""
+        if self._relay is not relay or self._closed:
+            return True
+        self._work_off()
+        if not self._waiting and self.lost != self._told:
+            self._told = dict(self.lost)
+            self._waiting.append(_Entry(frame.LOST, 0, json.dumps(self._told).encode()))
+        relay.busy = bool(self._waiting)
+        if not relay.busy:
+            relay.late = False
+            if relay.calm():
+                self._relay = None
+                self._settle()
+                return True
+        return False
+
+    def _ready(self) -> bool:
+        """Have a segment that can be written to."""
+        segment = self._segment
+        try:
+            if segment is None:
+                self._open_segment()
+                return True
+            segment.size(self._files)
+        except OSError:
+            if segment is not None:
+                self._abandon(segment)  # as in ``_complete``
+            return False
+        old = _monotonic() - segment.since > SEGMENT_AGE_S and segment.seq > segment.first
+        if old or segment.seq >= segment.until or self._stumbles > 1:
+            self._rotate()
+        return True
+
+    def _gathered(self) -> _Batch:
+        """Take what one write should hold out of what waits."""
+        segment, waiting = self._segment, self._waiting
+        assert segment is not None
+        batch = _Batch(segment, bytearray(), [], [], {})
+        seq, hashes = segment.seq, set()
+        while waiting and len(batch.data) < BATCH_BYTES:
+            key, before, name = waiting[0].key, b"", 0
+            if key is not None and key in batch.names:
+                name = batch.names[key]
+            elif key is not None:
+                before, name = segment.define(key, seq)
+                if before and name in hashes:
+                    break  # two new keys of one hash: the second gets another one in its turn
+                hashes.add(name)
+                batch.names[key] = name
+            entry = waiting.popleft()
+            batch.data.extend(before + _encoded(entry, name, seq, segment.salt))
+            batch.entries.append(entry)
+            batch.ends.append(len(batch.data))
+            seq += frame.is_data(entry.kind)
+        return batch
+
+    def _write_batch(self, batch: _Batch) -> int:
+        """Write, and return how many entries are on disk; of no other is anything left there."""
+        view, written, stumbles = memoryview(batch.data), 0, 0
+        while written < len(view) and stumbles < 2:
+            try:
+                more = self._write(batch.segment.fd, view[written:])
+            except OSError:
+                more = 0
+            stumbles = 0 if more else stumbles + 1
+            written += more
+        done = bisect.bisect_right(batch.ends, written)
+        torn = written - (batch.ends[done - 1] if done else 0)
+        if torn:
+            with contextlib.suppress(OSError):
+                size = batch.segment.size(self._files)
+                self._files.ftruncate(batch.segment.fd, size - torn)
+        return done
+
+    def _end_turn(self, relay: Relay, taken: list[_Batch], done: int, took: float) -> None:
+        """Count what was written; what was not waits on."""
+        relay.busy = False
+        if self._relay is not relay or self._closed:
+            return  # whoever closed the writer has counted already
+        relay.wrote(took)
+        if took > STALL_S:
+            self._count_stall(relay, took)
+        if not taken:
+            self._stumbles += 1
+            return
+        segment, _, entries, ends, names = taken[0]
+        self._waiting.extendleft(reversed(entries[done:]))
+        for entry in entries[:done]:
+            record = frame.is_data(entry.kind)
+            segment.seq += record
+            self._waiting_bytes -= _size(entry)
+            self.waiting -= record
+            if entry.key is not None:
+                segment.learn(entry.key, names[entry.key])
+        if done:
+            segment.until -= max(0, ends[done - 1] // SCALAR_SIZE - done)
+        self._stumbles = 0 if done == len(entries) else self._stumbles + 1
 
     # -- forks ----------------------------------------------------------------------------
 
@@ -820,6 +1084,13 @@ def _nothing() -> None:
 def _size(entry: _Entry) -> int:
     """Return what an entry takes in memory, about."""
     return _ENTRY_BYTES + len(entry.payload)
+
+
+def _encoded(entry: _Entry, name: int, seq: int, salt: int) -> bytes:
+    """Return the bytes of an entry; ``name`` is the hash of its key, if it has one."""
+    payload = entry.payload if entry.key is None else _NAME.pack(name) + entry.payload
+    data = frame.encode(entry.kind, entry.flags, seq, payload, salt)
+    return data if frame.is_data(entry.kind) else data * 2
 
 
 def _check(key: tuple[Any, Any]) -> None:
