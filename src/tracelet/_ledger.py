@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Sequence
 
 from tracelet._redaction import redacted_line
 from tracelet.errors import shortened
@@ -95,8 +95,8 @@ class Report:
     """
     The account of a run at the moment ``stop`` returned.
 
-    ``lost`` counts by reason what was recorded and is not in the spool. ``str()`` is the closing
-    line.
+    ``lost`` counts by reason what was recorded and is not in the spool. ``notes`` are what a person
+    should know of the spool, in a few words each. ``str()`` is the closing line.
     """
 
     run_id: str
@@ -104,6 +104,7 @@ class Report:
     recorded: int
     lost: Mapping[str, int] = field(default_factory=dict)
     backends: Mapping[str, BackendCounts] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def spooled(self) -> int:
@@ -136,6 +137,7 @@ class Report:
     def __str__(self) -> str:
         parts = [f"{self.recorded:,} recorded{_lost(self.lost)}"]
         parts += [f"{name} {counts}" for name, counts in self.backends.items()]
+        parts += self.notes
         line = f"tracelet: {' · '.join(parts)}"
         if any(counts.waiting for counts in self.backends.values()):
             return f"{line} → tracelet sync"

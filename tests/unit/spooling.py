@@ -117,6 +117,10 @@ class Disk(Files):
         self._asked("fstat")
         return os.fstat(fd)
 
+    def unlink(self, path: Path) -> None:
+        self._asked("unlink")
+        os.unlink(path)
+
     def show(self, fd: int, hidden: Path, path: Path) -> int:
         self._asked("show")
         return Files.show(fd, hidden, path)

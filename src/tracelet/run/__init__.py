@@ -35,6 +35,7 @@ from tracelet.run import histograms, pictures
 from tracelet.run.ending import EXIT_S, Ending, status_of
 from tracelet.run.values import as_name, as_number, as_path, as_scalar, as_step, as_table
 from tracelet.ship import state
+from tracelet.spool.rundir import durable
 
 if TYPE_CHECKING:
     from tracelet.backends.base import Backend
@@ -578,7 +579,18 @@ class Run:
                 left=found.left and status is not RunStatus.RUNNING,
             )
         lost = self._lost()
-        return Report(self.info.run_id, status, spooled + sum(lost.values()), lost, backends)
+        recorded = spooled + sum(lost.values())
+        return Report(self.info.run_id, status, recorded, lost, backends, self._notes(backends))
+
+    def _notes(self, backends: Mapping[str, BackendCounts]) -> list[str]:
+        notes = []
+        stalls = self._writer.stalls
+        if stalls:
+            notes.append(f"the disk stalled {'once' if stalls == 1 else f'{stalls:,} times'}")
+        root = self._run_dir.path.parent
+        if any(each.waiting for each in backends.values()) and not durable(root):
+            notes.append(f"not durable, in {root}")
+        return notes
 
     # -- the way into the spool -------------------------------------------------------------
 

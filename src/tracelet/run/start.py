@@ -12,7 +12,6 @@ import hashlib
 import os
 import platform
 import sys
-import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +31,7 @@ from tracelet.collect.gather import FACTS, Gathering
 from tracelet.errors import SettingsError, SpoolError
 from tracelet.records import RunInfo, RunStatus
 from tracelet.run import Run
+from tracelet.run.disabled import DisabledRun
 from tracelet.run.hosts import Watch, ship
 from tracelet.run.job import Job, Note, count_start
 from tracelet.run.preflight import Preflight
@@ -46,8 +46,11 @@ from tracelet.spool.rundir import (
     RunDir,
     default_root,
     find_runs,
+    in_memory,
     is_main,
+    makeshift_root,
     new_run_id,
+    on_network,
     remember_root,
     state_home,
 )
@@ -136,7 +139,10 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
     start = count_start()
     if plan.beside:
         return _beside(plan, start, on_stop)
-    run_dir, resumed, job = _folder(plan, start)
+    root = _root(plan)
+    if root is None:
+        return _nowhere(plan, on_stop)
+    run_dir, resumed, job = _folder(plan, root, start)
     credentials = {name: parted.credentials for name, parted in plan.parts.items()}
     before = state.spooled(run_dir)
     here = any(backend.in_memory for backend in plan.backends.values())
@@ -145,6 +151,7 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
     begun = False
     try:
         writer = SpoolWriter(run_dir, snapshot=settings.snapshot)
+        writer.on_stall = partial(_tell_of_stall, ledger)
         host = None
         if settings.mode == "online":
             host = ship(shipper, run_dir, credentials, ledger)
@@ -181,6 +188,11 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
     return run
 
 
+def _nowhere(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
+    """Return the run of a program that has no place for one."""
+    return DisabledRun(plan.loaded.project, plan.loaded.name, plan.settings.tags, on_stop)
+
+
 def _integrations(plan: Plan) -> list[Integration]:
     return [
         registry.integration_class(name)()
@@ -205,11 +217,18 @@ def _beside(plan: Plan, start: int, on_stop: Callable[[Run], None]) -> Run:
             tags=dict(settings.tags),
             backends=list(plan.backends),
         )
-        silent = SilentRun(about, lambda: Job(_root(plan), rank, start), on_stop)
+
+        def job_there() -> Job:
+            return Job(_usual_root(plan) or plan.cwd / ".tracelet", rank, start)
+
+        silent = SilentRun(about, job_there, on_stop)
         if not settings.keep_tensorboard:
             silent.silence(_integrations(plan))
         return silent
-    job = Job(_root(plan), rank, start)
+    root = _root(plan)
+    if root is None:
+        return _nowhere(plan, on_stop)
+    job = Job(root, rank, start)
     run_dir, writer, ended = _join(plan, job, start)
     credentials = {name: parted.credentials for name, parted in plan.parts.items()}
     run = JoinedRun(
@@ -336,12 +355,11 @@ def _theirs(loaded: Loaded, backends: Mapping[str, Backend]) -> Mapping[str, Pro
 # -- the folder -----------------------------------------------------------------------------
 
 
-def _folder(plan: Plan, start: int) -> tuple[RunDir, bool, Optional[Job]]:
+def _folder(plan: Plan, root: Path, start: int) -> tuple[RunDir, bool, Optional[Job]]:
     """
     Return the folder of the run, owned, whether it is that of a former run, and where the other
     ranks look for it.
     """
-    root = _root(plan)
     job = Job(root, plan.rank, start) if plan.rank is not None else None
     with job.alone() if job is not None else nullcontext():
         note = job.read() if job is not None else None
@@ -363,6 +381,11 @@ def _folder(plan: Plan, start: int) -> tuple[RunDir, bool, Optional[Job]]:
         if job is not None:
             _tell(plan, job, run_dir)
     remember_root(root, os.environ)
+    if run_dir.lockless and former is None:
+        plan.ledger.warn(
+            f"{root} lies on a file system without locks: whether a process of another machine "
+            "lives is told ten minutes late; give a folder of a local disk with spool_dir."
+        )
     return run_dir, former is not None, job
 
 
@@ -383,23 +406,49 @@ def _requeued_as(plan: Plan, start: int) -> str:
     return f"{job} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
-def _root(plan: Plan) -> Path:
+def _usual_root(plan: Plan) -> Optional[Path]:
+    """Return the folder for runs, the one that was named or the usual one, if that can be had."""
     if plan.settings.spool_dir is not None:
         return Path(os.path.abspath(plan.cwd / plan.settings.spool_dir))  # noqa: PTH100
-    root = default_root(plan.cwd, os.environ)
+    return default_root(plan.cwd, os.environ)
+
+
+def _root(plan: Plan) -> Optional[Path]:
+    """Return the folder for runs; None when there is no place at all."""
+    root = _usual_root(plan)
     if root is not None:
+        if on_network(root):
+            plan.ledger.warn(
+                f"{root} lies on a network mount, which may hang or go away: give a folder of a "
+                "local disk with spool_dir (or TRACELET_SPOOL_DIR)."
+            )
         return root
     if plan.settings.strict:
         raise SpoolError(
             f"Neither {plan.cwd / '.tracelet'} nor {state_home(os.environ)} can be written to: "
             "give a folder that can with spool_dir (or TRACELET_SPOOL_DIR)."
         )
-    root = Path(tempfile.mkdtemp(prefix="tracelet-"))
+    root = makeshift_root(os.environ)
+    if root is None:
+        plan.ledger.warn(
+            "no folder can be written to, not even one for temporary files: nothing of this run "
+            "is recorded. Give one with spool_dir (or TRACELET_SPOOL_DIR)."
+        )
+        return None
+    where = "which is this machine's memory" if in_memory(root) else "among temporary files"
     plan.ledger.warn(
-        f"no folder can be written to but {root}, which may not outlive this machine's next "
-        "start: give another one with spool_dir."
+        f"no folder can be written to but {root}, {where}: what is not delivered may not outlive "
+        "this machine's next start. Give another one with spool_dir (or TRACELET_SPOOL_DIR)."
     )
     return root
+
+
+def _tell_of_stall(ledger: Ledger, seconds: float) -> None:
+    ledger.warn(
+        f"the disk held up a write for {seconds:.2f} s: a thread writes now, until the disk is "
+        "quick again, and what it is behind with (32 MB at most) a killed program would lose.",
+        once="stall",
+    )
 
 
 def _info(plan: Plan, start: int) -> RunInfo:

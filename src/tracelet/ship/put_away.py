@@ -36,6 +36,7 @@ def put_away(run: RunDir, writers: Collection[str]) -> None:
         writers: Those who have ended. Of a run that is kept somebody else may already have begun a
             new session, which is left alone.
     """
+    run.reserve.unlink(missing_ok=True)  # of one that was killed
     if run.info.keep:
         _pack(run, writers)
         if isinstance(run.info.keep, int):

@@ -29,6 +29,7 @@ class Files:
     close = staticmethod(os.close)
     ftruncate = staticmethod(os.ftruncate)
     fstat = staticmethod(os.fstat)
+    unlink = staticmethod(os.unlink)
 
     @staticmethod
     def show(fd: int, hidden: Path, path: Path) -> int:

@@ -198,6 +198,11 @@ class ProcessLock:
         """True while this very process holds the lock here; a forked child does not."""
         return self._fd is not None and self._pid == os.getpid()
 
+    @property
+    def lockless(self) -> bool:
+        """True while the lock is held by a note alone: the file system has none."""
+        return self.held and self._lockless
+
     def acquire(self, note: bytes = b"") -> bool:
         """
         Take the lock without waiting.

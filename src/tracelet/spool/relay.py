@@ -42,6 +42,7 @@ class Relay:
         "_since",
         "_thread",
         "_turn",
+        "_waiters",
         "_writes",
         "busy",
         "late",
@@ -55,6 +56,7 @@ class Relay:
         self._bell = threading.Lock()
         self._bell.acquire()
         self._thread: Optional[threading.Thread] = None
+        self._waiters: set[int] = set()
         #: Since when no write has stalled, and how many there were since.
         self._since = time.monotonic()
         self._writes = 0
@@ -101,12 +103,19 @@ class Relay:
 
     def wait_for(self, done: Callable[[], bool]) -> None:
         """Wait until ``done``, as long as a call may be held; not at all when it is late."""
-        deadline = time.monotonic() + STALL_S
-        while not self.late and not done():
-            if time.monotonic() > deadline:
-                self.late = True
-                return
-            time.sleep(_LOOK_S)
+        me = threading.get_ident()
+        if me in self._waiters:
+            return  # a signal handler, within such a wait; it would be interrupted by the next one
+        self._waiters.add(me)
+        try:
+            deadline = time.monotonic() + STALL_S
+            while not self.late and not done():
+                if time.monotonic() > deadline:
+                    self.late = True
+                    return
+                time.sleep(_LOOK_S)
+        finally:
+            self._waiters.discard(me)
 
     def _work(self) -> None:
         while True:

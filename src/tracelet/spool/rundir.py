@@ -35,6 +35,7 @@ __all__ = [
     "find_runs",
     "forget_roots",
     "known_roots",
+    "makeshift_root",
     "new_run_id",
     "remember_root",
 ]
@@ -43,6 +44,10 @@ FORMAT = 1
 _INFO = "run.json"
 _TARGETS = "targets.json"
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+#: A folder must take so much before runs are put there: an empty file can be made on a full disk.
+PROBE_BYTES = 64 * 1024
+#: How a folder of ours among temporary files is called.
+_MAKESHIFT = "tracelet-spool-"
 #: So many folders are remembered before those that are gone are forgotten.
 ROOTS_KEPT = 200
 
@@ -110,6 +115,8 @@ class RunDir:
         self.blobs = path / "blobs"
         self.cursors = path / "cursors"
         self.rejects = path / "rejects"
+        #: Room that the owner gives up on a full disk, so that the end of the run fits.
+        self.reserve = path / "reserve"
         self._owner = ProcessLock(path / "owner.lock")
         self.shipping = ProcessLock(path / "ship.lock")
 
@@ -283,6 +290,11 @@ class RunDir:
         """Return what the process says of itself that owns the run; None when nobody does."""
         return self._owner.holder()
 
+    @property
+    def lockless(self) -> bool:
+        """True in the owning process where the file system has no locks."""
+        return self._owner.lockless
+
     def beat(self) -> None:
         """Give a sign of life where the file system has no locks; nothing elsewhere."""
         self._owner.beat()
@@ -399,8 +411,13 @@ def writable(root: Path) -> Optional[OSError]:
     try:
         make_root(root)
         probe = root / f".probe-{secrets.token_hex(4)}"
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        probe.unlink()
+        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            # Not zeros, which some file systems keep for nothing.
+            with open(fd, "wb") as file:
+                file.write(os.urandom(PROBE_BYTES))
+        finally:
+            probe.unlink()
     except OSError as error:
         return error
     return None
@@ -440,6 +457,32 @@ def default_root(
     return fallback if test(fallback) is None else None
 
 
+def makeshift_root(environ: Mapping[str, str]) -> Optional[Path]:
+    """
+    Make a folder for runs where no lasting one can be: among temporary files, else in memory.
+
+    Returns:
+        None when that cannot be written to either.
+    """
+    for place in _makeshift_places(environ):
+        try:
+            # Nobody can know its name before, and it is for its owner alone.
+            root = Path(tempfile.mkdtemp(prefix=_MAKESHIFT, dir=place))
+        except OSError:
+            continue
+        if writable(root) is None:
+            return root
+        shutil.rmtree(root, ignore_errors=True)
+    return None
+
+
+def _makeshift_places(environ: Mapping[str, str]) -> list[Path]:
+    places = [Path("/dev/shm"), Path(environ.get("XDG_RUNTIME_DIR") or "/dev/shm")]  # noqa: S108 - tried as a place, with mkdtemp
+    with contextlib.suppress(OSError):  # there is none
+        places.insert(0, Path(tempfile.gettempdir()))
+    return [place for place in dict.fromkeys(places) if place.is_absolute()]
+
+
 _NETWORK_TYPES = (
     *("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.ssh"),
     *("fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone", "fuse.s3fs"),
@@ -453,11 +496,16 @@ def on_network(path: Path) -> bool:
 
 def durable(root: Path) -> bool:
     """Return False for a folder of runs that will not outlive this machine's next start."""
-    if _file_system(root) in ("tmpfs", "ramfs"):
+    if in_memory(root):
         return False
     # Where runs go when nothing else can be written to.
     last_resort = root.parent == Path(tempfile.gettempdir()) and root.name.startswith("tracelet-")
     return not last_resort
+
+
+def in_memory(path: Path) -> bool:
+    """Return True when ``path`` is known to lie in the memory of this machine (Linux only)."""
+    return _file_system(path) in ("tmpfs", "ramfs")
 
 
 def _file_system(path: Path) -> str:
@@ -502,7 +550,22 @@ def remember_root(root: Path, environ: Mapping[str, str] = os.environ) -> None:
 def known_roots(environ: Mapping[str, str] = os.environ) -> list[Path]:
     """Return every folder this user has spooled to and that still exists."""
     index = state_home(environ) / "roots"
-    return [Path(line) for line in dict.fromkeys(_lines(index)) if Path(line).is_dir()]
+    known = [Path(line) for line in dict.fromkeys(_lines(index)) if Path(line).is_dir()]
+    # Where nothing can be written there is no index, either.
+    found = [
+        each
+        for place in _makeshift_places(environ)
+        for each in sorted(place.glob(f"{_MAKESHIFT}*"))
+        if each.is_dir() and not each.is_symlink() and each not in known and _ours(each)
+    ]
+    return known + found
+
+
+def _ours(path: Path) -> bool:
+    try:
+        return not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def forget_roots(environ: Mapping[str, str] = os.environ, *, dry_run: bool = False) -> list[Path]:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import operator
 import os
+import shutil
 import struct
 import sys
 import threading
@@ -39,6 +40,10 @@ __all__ = ["SpoolWriter"]
 #: A segment is closed at this size, or at this age when it holds anything.
 SEGMENT_BYTES = 16 * 1024 * 1024
 SEGMENT_AGE_S = 600.0
+#: On a small disk a segment is a part of what is free, so that what was delivered can go soon.
+SEGMENT_SHARE, LEAST_SEGMENT_BYTES = 16, 256 * 1024
+#: What is kept free on the disk for the end of the run.
+RESERVE_BYTES = 64 * 1024
 #: An event or record larger than this goes into a blob of its own.
 INLINE_BYTES = 256 * 1024
 #: Records that wait for the disk take at most so much memory. When it is full, what is not small
@@ -214,7 +219,7 @@ class SpoolWriter:
         self._files = files or Files()
         self._write = self._files.write
         self._snapshot = snapshot
-        self._segment_bytes = segment_bytes
+        self._segment_bytes = min(segment_bytes, _share_of_disk(run.path))
         #: Which stream was the first to put files into a place.
         self._beside: dict[tuple[str, ...], str] = {}
         #: There is no room for what is large: it is counted as lost.
@@ -242,6 +247,7 @@ class SpoolWriter:
                     "Give another one with spool_dir (or TRACELET_SPOOL_DIR)."
                 ) from error
             self._settle()
+            self._keep_reserve()
         with _forking:
             _writers.add(self)
 
@@ -604,14 +610,13 @@ class SpoolWriter:
             segment = self._segment or self._open_segment()
         except OSError:
             return False
-        began, seq = _monotonic(), segment.seq
-        before, name = b"", 0
+        seq, before, name = segment.seq, b"", 0
         if entry.key is not None:
             before, name = segment.define(entry.key, seq)
         data = before + _encoded(entry, name, seq, segment.salt)
         if frame.is_data(entry.kind):
             segment.seq = seq + 1  # as in ``scalar``
-        if not self._complete(segment, data, 0, seq, began):
+        if not self._complete(segment, data, 0, seq):
             return False
         if entry.key is not None:
             segment.learn(entry.key, name)
@@ -621,7 +626,7 @@ class SpoolWriter:
         return True
 
     def _complete(
-        self, segment: Segment, data: bytes, written: int, seq: int, began: float
+        self, segment: Segment, data: bytes, written: int, seq: int, began: Optional[float] = None
     ) -> bool:
         """
         Bring all of a frame to disk, or nothing.
@@ -631,20 +636,22 @@ class SpoolWriter:
             data: The frame.
             written: How much of it is there already.
             seq: The segment's next number, if nothing comes of it.
-            began: When the first attempt did.
+            began: When the first attempt did, if there was one.
         """
-        stumbles = 0
+        stumbles, patience = 0, STALL_S + len(data) / BYTES_PER_S
+        stalled = began is not None and _monotonic() - began > patience
+        began = _monotonic() if began is None else began
         # A disk that has stalled is not asked again by the program.
-        while written < len(data) and stumbles < 2 and _monotonic() - began <= STALL_S:
+        while written < len(data) and stumbles < 2 and not stalled:
             try:
                 more = self._write(segment.fd, data[written:] if written else data)
             except OSError:
                 more = 0
             stumbles = 0 if more else stumbles + 1
             written += more
-        took = _monotonic() - began
-        if took > STALL_S + len(data) / BYTES_PER_S:
-            self._stall(took)
+            stalled = _monotonic() - began > patience
+        if stalled:
+            self._stall(_monotonic() - began)
         if written == len(data):
             self._stumbles = 0
             return True
@@ -821,8 +828,10 @@ class SpoolWriter:
             self._relay = None
             relay.dismiss()
         stuck = relay is not None and relay.busy
-        if not stuck and not self._drain(force=True) and _monotonic() < deadline:
-            return
+        if not stuck and not self._drain(force=True):
+            if _monotonic() < deadline:
+                return
+            self._use_reserve()
         self._closed = True
         if self.waiting:
             self._lose("disk", self.waiting)
@@ -838,6 +847,44 @@ class SpoolWriter:
             with contextlib.suppress(OSError):
                 self._files.close(segment.fd)
         self._settle()
+        if self._main and not stuck:
+            self._drop_reserve()
+
+    # -- the reserve ----------------------------------------------------------------------
+
+    def _keep_reserve(self) -> None:
+        """Take some of the disk, really: not zeros, which some file systems keep for nothing."""
+        with contextlib.suppress(OSError):
+            fd = self._files.create(self.run.reserve)
+            try:
+                whole = self._files.write(fd, os.urandom(RESERVE_BYTES)) == RESERVE_BYTES
+            finally:
+                self._files.close(fd)
+            if not whole:
+                self._drop_reserve()
+
+    def _drop_reserve(self) -> bool:
+        try:
+            self._files.unlink(self.run.reserve)
+        except OSError:
+            return False
+        return True
+
+    def _use_reserve(self) -> None:
+        """On a disk that is full to the last: the end of the run first, then what else fits."""
+        if not self._main or not self._drop_reserve():
+            return
+        room = RESERVE_BYTES // 2
+        left: deque[_Entry] = deque()
+        for entry in sorted(self._waiting, key=lambda each: each.kind != frame.END):
+            size = _size(entry)
+            if size > room or not self._write_entry(entry):
+                left.append(entry)
+                continue
+            room -= size
+            self._waiting_bytes -= size
+            self.waiting -= frame.is_data(entry.kind)
+        self._waiting = left
 
     # -- once a second --------------------------------------------------------------------
 
@@ -1075,6 +1122,14 @@ class SpoolWriter:
                 os.close(nowhere)
             else:
                 os.close(segment.fd)
+
+
+def _share_of_disk(folder: Path) -> int:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return LEAST_SEGMENT_BYTES
+    return max(LEAST_SEGMENT_BYTES, free // SEGMENT_SHARE)
 
 
 def _nothing() -> None:
