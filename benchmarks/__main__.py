@@ -22,6 +22,7 @@ MODULES = (
     "sweep",
     "beside",
     "outage",
+    "disk_faults",
 )
 
 

@@ -53,6 +53,7 @@ from tracelet.spool.rundir import (
     on_network,
     remember_root,
     state_home,
+    writable,
 )
 from tracelet.spool.writer import SpoolWriter
 
@@ -416,6 +417,13 @@ def _usual_root(plan: Plan) -> Optional[Path]:
 def _root(plan: Plan) -> Optional[Path]:
     """Return the folder for runs; None when there is no place at all."""
     root = _usual_root(plan)
+    if root is not None and plan.settings.spool_dir is not None:
+        error = writable(root)
+        if error is not None:
+            raise SpoolError(
+                f"Cannot write to the spool folder {root}: {error.strerror or error}. "
+                "Give a writable one with spool_dir (or TRACELET_SPOOL_DIR)."
+            ) from error
     if root is not None:
         if on_network(root):
             plan.ledger.warn(

@@ -871,12 +871,16 @@ class SpoolWriter:
         return True
 
     def _use_reserve(self) -> None:
-        """On a disk that is full to the last: the end of the run first, then what else fits."""
+        """
+        On a disk that is full to the last: the end of the run first, then parameters and their
+        like, then what else fits.
+        """
         if not self._main or not self._drop_reserve():
             return
         room = RESERVE_BYTES // 2
         left: deque[_Entry] = deque()
-        for entry in sorted(self._waiting, key=lambda each: each.kind != frame.END):
+        first = {frame.END: 0, frame.RECORD: 1}
+        for entry in sorted(self._waiting, key=lambda each: first.get(each.kind, 2)):
             size = _size(entry)
             if size > room or not self._write_entry(entry):
                 left.append(entry)
