@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from programs import SOURCE, jsonl, left_over, wait_for
+from tests.pipeline.programs import SOURCE, jsonl, left_over, wait_for
 
 Mount = Callable[[str], Path]
 

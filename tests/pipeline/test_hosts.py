@@ -6,6 +6,7 @@ What is delivered is read from the far end: the file of the jsonl backend, or th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -123,6 +124,36 @@ def test_the_disk_confirms_segments_and_blobs(
     wait_for(lambda: confirmed >= {"seg", "blobs"}, timeout=10.0)
     depot.order()
     assert run.stop().complete
+
+
+def test_a_segment_that_the_disk_does_not_confirm_is_left(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again the disk would say yes: it has forgotten what it could not write."""
+    asked, original = [], os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.parent.name == "seg":
+            asked.append(path.name)
+            if len(asked) == 1:
+                raise OSError(errno.EIO, "bad sector")
+        original(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    run = start(backend="depot", shipper="thread", **options(depot))
+    logged = 0
+
+    def two_segments() -> bool:
+        nonlocal logged
+        run.log_metric("loss", float(logged), logged)
+        logged += 1
+        return len(set(asked)) > 1
+
+    wait_for(two_segments)
+    assert asked.count(asked[0]) <= 2  # once more at most: it had grown before it was left
+    assert run.stop().complete
+    assert depot.values(run.info.run_id) == [float(number) for number in range(logged)]
 
 
 @HOSTS

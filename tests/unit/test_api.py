@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
@@ -18,9 +19,11 @@ import pytest
 
 import tracelet
 from tracelet.backends import memory
+from tracelet.cli import status
 from tracelet.records import Artifact, Histogram, Media, Param, Table, Text
 from tracelet.run.disabled import DisabledRun
 from tracelet.spool import rundir
+from tracelet.spool.rundir import find_runs
 
 QUIET = {"shipper": "thread", "silent": True}
 
@@ -555,6 +558,78 @@ def test_without_a_folder_of_its_own_the_spool_goes_to_a_private_one(
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert capsys.readouterr().err.count("no folder can be written to but") == 1
     assert len(stored().records) == 1
+
+
+def test_what_is_not_delivered_from_such_a_folder_is_said_not_to_be_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tracelet.run.start.default_root", lambda *_: None)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with start(silent=False, mode="offline") as run:
+        run.log_metric("loss", 1)
+    (root,) = (tmp_path / "temporary").iterdir()
+    assert f"not durable, in {root}" in capsys.readouterr().err
+    (seen,) = [status.describe(each) for each in find_runs(root)]
+    assert seen["durable"] is False
+    status.show(root, as_json=False)
+    assert "ended, starting, not durable" in capsys.readouterr().out
+
+
+def test_without_any_folder_at_all_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tracelet.run.start.default_root", lambda *_: None)
+    monkeypatch.setattr("tracelet.run.start.makeshift_root", lambda *_: None)
+    with start(silent=False) as run:
+        run.log_metric("loss", 1)
+        assert tracelet.get_active_experiment() is run
+    assert tracelet.get_active_experiment() is None
+    said = capsys.readouterr().err
+    assert said.count("nothing of this run is recorded") == 1
+    assert memory.runs() == {}
+
+
+def test_a_spool_on_a_network_mount_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tracelet.run.start.on_network", lambda path: path.name == "far")
+
+    def without_locks(_fd: int) -> bool:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("tracelet.spool.locks._try", without_locks)
+    with start(silent=False, spool_dir=str(tmp_path / "far")) as run:
+        run.log_metric("loss", 1)
+    said = capsys.readouterr().err
+    assert said.count("lies on a network mount") == 1
+    assert said.count("without locks") == 1
+    assert len(stored().records) == 1
+
+
+def test_a_disk_that_stalls_is_told_of_once_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(silent=False)
+    slow = {"now": True}
+    write = run._writer._write
+
+    def writing(fd: int, data: Any) -> int:
+        if slow["now"]:
+            time.sleep(0.6)
+        return write(fd, data)
+
+    run._writer._write = writing
+    for number in range(50):
+        run.log_metric("loss", number)
+    slow["now"] = False
+    report = run.stop()
+    assert (report.recorded, report.lost, report.complete) == (50, {}, True)
+    assert report.notes == ["the disk stalled once"]
+    said = capsys.readouterr().err
+    assert said.count("the disk held up a write for 0.") == 1
+    assert " · the disk stalled once" in said
 
 
 def test_the_spool_is_for_its_owner_alone(tmp_path: Path) -> None:

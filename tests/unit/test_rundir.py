@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -20,6 +23,7 @@ from tracelet.spool.rundir import (
     find_runs,
     is_main,
     known_roots,
+    makeshift_root,
     new_run_id,
     on_network,
     remember_root,
@@ -427,6 +431,60 @@ def test_where_runs_go_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert default_root(there, {"XDG_STATE_HOME": str(there / "state")}) is None
     monkeypatch.setattr(rundir, "on_network", lambda _path: True)
     assert default_root(tmp_path, environ) == tmp_path / "state" / "tracelet" / "runs"
+
+
+def test_a_full_disk_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although an empty file can be made there."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    class Full(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise full
+
+    def opened(fd: int, _mode: str) -> Full:
+        os.close(fd)
+        return Full()
+
+    monkeypatch.setattr(rundir, "open", opened, raising=False)
+    assert writable(tmp_path) is full
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_makeshift_folder_is_where_there_is_room_and_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = [tmp_path / "file", tmp_path / "full", tmp_path / "memory"]
+    for place in places[1:]:
+        place.mkdir()
+    environ = {"XDG_STATE_HOME": str(tmp_path / "file")}
+    monkeypatch.setattr(rundir, "_makeshift_places", lambda _environ: places)
+    original = rundir.writable
+    monkeypatch.setattr(
+        rundir, "writable", lambda root: OSError() if "full" in root.parts else original(root)
+    )
+    root = makeshift_root(environ)
+    assert root is not None
+    assert root.parent == tmp_path / "memory"
+    assert root.stat().st_mode & 0o077 == 0
+    assert list((tmp_path / "full").iterdir()) == []
+    assert known_roots(environ) == [root]
+    (tmp_path / "memory" / "tracelet-spool-link").symlink_to(root)
+    assert known_roots(environ) == [root]
+    monkeypatch.setattr(rundir, "_makeshift_places", lambda _environ: places[:2])
+    assert makeshift_root(environ) is None
+
+
+def test_the_places_for_a_makeshift_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    assert rundir._makeshift_places({})[0] == Path(tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert rundir._makeshift_places({"XDG_RUNTIME_DIR": "/run/user/7"}) == [
+        Path("/dev/shm"),
+        Path("/run/user/7"),
+    ]
 
 
 @not_root

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -267,9 +268,10 @@ def test_a_long_queue_is_written_a_little_at_a_time(
 # -- at the end -----------------------------------------------------------------------------
 
 
-def test_a_disk_that_stays_full_is_counted_at_the_end(program: Program) -> None:
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_disk_that_stays_ill_is_counted_at_the_end(program: Program, error: str) -> None:
     program.go(50)
-    program.disk.answer = _failing(CALLS, "ENOSPC", lambda _index: True)
+    program.disk.answer = _failing(CALLS, error, lambda _index: True)
     program.go(25)
     log = program.log
     log.record(RunEnd(RunStatus.FINISHED, 1.0))
@@ -280,6 +282,89 @@ def test_a_disk_that_stays_full_is_counted_at_the_end(program: Program) -> None:
     assert [decoded(item) for item in items] == program.logged[:50]
     assert reader.damaged == {}
     assert reader.end is None  # a run that could not say so did not finish
+
+
+class Full(Disk):
+    """A disk with room for so many bytes, what is deleted given back."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, fd: int, data: Any) -> int:
+        size = min(self.room, len(data))
+        if not size:
+            raise OSError(number("ENOSPC"), "full")
+        self.room -= size
+        return os.write(fd, bytes(data)[:size])
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        self.room += os.fstat(fd).st_size - size
+        os.ftruncate(fd, size)
+
+    def unlink(self, path: Path) -> None:
+        self.room += path.stat().st_size
+        path.unlink()
+
+
+def test_the_reserve_takes_the_end_the_parameters_and_what_else_fits(run: RunDir) -> None:
+    disk = Full(module.RESERVE_BYTES + 20_000)
+    log = SpoolWriter(run, files=disk)
+    assert run.reserve.stat().st_size == module.RESERVE_BYTES
+    for index in range(5000):
+        log.scalar("a", "b", float(index), index, None)
+    log.event("a", b"x" * 100_000, None)
+    log.record(Param("p", "v", 1.0))
+    log.record(RunEnd(RunStatus.FINISHED, 1.0))
+    on_disk = log.spooled - log.waiting
+    assert run.reserve.exists()  # not for everyday's sake
+    log.close()
+    assert not run.reserve.exists()
+    items, reader = read(run)
+    assert reader.damaged == {}
+    assert reader.end is not None
+    found = [decoded(item) for item in items]
+    assert Param("p", "v", 1.0) in found
+    steps = [each[3] for each in found if isinstance(each, tuple) and len(each) == 5]
+    assert steps == list(range(len(steps)))
+    assert len(steps) > on_disk
+    assert reader.lost == log.lost == {"disk": 5002 - len(found)}
+    assert (log.recorded, log.spooled, log.waiting) == (5002, len(found), 0)
+
+
+def test_a_reserve_that_cannot_be_had_is_done_without(run: RunDir) -> None:
+    disk = Full(3000)
+    log = SpoolWriter(run, files=disk)
+    assert not run.reserve.exists()
+    log.scalar("a", "b", 0.0, 0, None)
+    log.close()
+    assert log.lost == {}
+
+
+def test_a_child_keeps_none(run: RunDir) -> None:
+    SpoolWriter(run, main=False).scalar("a", "b", 0.0, 0, None)
+    assert not run.reserve.exists()
+
+
+def test_segments_are_a_part_of_a_small_disk(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(run.path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    log = SpoolWriter(run)
+    for index in range(6000):
+        log.scalar("a", "b", float(index), index, None)
+    log.close()
+    assert len(run.segment_numbers()[log.name]) == 2
+
+
+def test_a_segment_that_the_disk_does_not_confirm_is_left_for_a_new_one(
+    program: Program, run: RunDir
+) -> None:
+    program.go(20, seconds=0.01)
+    run.suspect(run.segment_path(program.log.name, 1).name)
+    program.go(30, seconds=0.3)
+    assert run.segment_numbers()[program.log.name][:2] == [1, 2]
+    assert len(run.segment_numbers()[program.log.name]) == 2
+    assert program.end() == program.logged
 
 
 def test_close_waits_for_the_disk_as_long_as_it_is_told_and_holds_nobody_up(

@@ -93,7 +93,8 @@ class Shipment:
         self._children_looked_at = 0.0
         self._synced_at = 0.0
         self._synced: dict[Path, int] = {}
-        #: Blobs that are confirmed whole: no longer than they were a second before.
+        #: What is confirmed whole: blobs no longer than they were a second before, and segments
+        #: that have a successor.
         self._steady: set[Path] = set()
         self._swept_at = time.monotonic()
         self._written: dict[str, tuple[int, int, int]] = {}
@@ -465,11 +466,12 @@ class Shipment:
 
     def _sync(self) -> None:
         """The training never waits for a disk; we do, on the very same files."""
-        for path in self._grown():
+        for path, growing in self._unconfirmed():
             try:
                 size = path.stat().st_size
                 if self._synced.get(path) == size:
-                    self._steady.add(path)
+                    if not growing:
+                        self._steady.add(path)
                     continue
                 fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
             except OSError:
@@ -481,18 +483,25 @@ class Shipment:
                     sync_folder(path.parent)
                 self._synced[path] = size
             except OSError as error:
-                log.info("the disk would not confirm %s", path.name, exc_info=error)
+                # Asked again, it would say yes: the kernel has forgotten what it could not write.
+                log.warning("the disk would not confirm %s", path.name, exc_info=error)
+                self._synced[path] = size
+                with contextlib.suppress(OSError):
+                    self.run.suspect(path.name)
             finally:
                 os.close(fd)
 
-    def _grown(self) -> Iterator[Path]:
-        """Return the files that may hold something the disk has not confirmed."""
+    def _unconfirmed(self) -> Iterator[tuple[Path, bool]]:
+        """Return the files that the disk may not have confirmed, and whether they still grow."""
         # A blob before the segment that speaks of it.
         with contextlib.suppress(OSError):
-            yield from [path for path in self.run.blobs.iterdir() if path not in self._steady]
+            blobs = [path for path in self.run.blobs.iterdir() if path not in self._steady]
+            yield from ((path, False) for path in blobs)
         for writer, numbers in self.run.segment_numbers().items():
-            for number in numbers[-2:]:
-                yield self.run.segment_path(writer, number)
+            for number in numbers:
+                path = self.run.segment_path(writer, number)
+                if path not in self._steady:
+                    yield path, number == numbers[-1]
 
     def _sweep(self) -> None:
         """Delete what every backend is done with, unless the run is to be kept."""

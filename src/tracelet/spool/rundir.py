@@ -320,6 +320,21 @@ class RunDir:
                 found.setdefault(writer, set()).add(int(number))
         return {writer: sorted(found[writer]) for writer in sorted(found, key=writer_order)}
 
+    def suspect(self, segment: str) -> None:
+        """Have the writer of a segment go on in a new one: the disk would not confirm this one."""
+        os.close(os.open(self._suspicion(segment), os.O_WRONLY | os.O_CREAT | _NOFOLLOW, 0o600))
+
+    def is_suspect(self, segment: str) -> bool:
+        """Return True when that was asked for; once."""
+        try:
+            self._suspicion(segment).unlink()
+        except OSError:
+            return False
+        return True
+
+    def _suspicion(self, segment: str) -> Path:
+        return self.segments / f".{segment}.suspect"
+
     def new_writer(
         self,
         *,

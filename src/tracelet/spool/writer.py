@@ -928,7 +928,7 @@ class SpoolWriter:
             except OSError:
                 self._abandon(segment)  # as in ``_complete``
             else:
-                if now - segment.since > SEGMENT_AGE_S and segment.seq > segment.first:
+                if self._worn(segment, now):
                     self._rotate()
         if self._drain():
             self._tell()
@@ -1038,8 +1038,8 @@ class SpoolWriter:
             if segment is not None:
                 self._abandon(segment)  # as in ``_complete``
             return False
-        old = _monotonic() - segment.since > SEGMENT_AGE_S and segment.seq > segment.first
-        if old or segment.seq >= segment.until or self._stumbles > 1:
+        full = segment.seq >= segment.until
+        if full or self._stumbles > 1 or self._worn(segment, _monotonic()):
             self._rotate()
         return True
 
@@ -1107,6 +1107,12 @@ class SpoolWriter:
         if done:
             segment.until -= max(0, ends[done - 1] // SCALAR_SIZE - done)
         self._stumbles = 0 if done == len(entries) else self._stumbles + 1
+
+    def _worn(self, segment: Segment, now: float) -> bool:
+        """Return True when a segment should be left: it is old, or the disk did not confirm it."""
+        if now - segment.since > SEGMENT_AGE_S and segment.seq > segment.first:
+            return True
+        return self.run.is_suspect(self.run.segment_path(self.name, self._number).name)
 
     # -- forks ----------------------------------------------------------------------------
 
