@@ -125,7 +125,7 @@ def measure(quick: bool) -> None:
             ]
         )
     head = ["the disk", "well, ms", "ill, ms", "ill, second longest, ms", "well again, ms"]
-    table([*head, "recorded / delivered / lost"], rows)
+    table([*head, "recorded / delivered at stop / lost"], rows)
     print(
         f"\nThe longest of all calls of {seconds:g} s each. Limit: 100 ms; a disk that stalls may "
         "hold one call for its stall. The first row is what this machine does to any program."
