@@ -161,6 +161,7 @@ stop(timeout=3.0)
 def test_where_nothing_can_be_written_at_the_start(tmp_path: Path, mount: Mount) -> None:
     """One warning, and everything arrives."""
     closed, out = mount("size=1m,ro"), tmp_path / "out"
+    (tmp_path / "temporary").mkdir()
     found, said = _run(
         closed,
         """
@@ -171,10 +172,12 @@ stop()
         out,
         XDG_STATE_HOME=str(closed / "state"),
         TMPDIR=str(closed),
+        TEMP=str(tmp_path / "temporary"),
     )
     assert _delivered(out)[:2] == (list(range(300)), "FINISHED")
     assert (found["recorded"], found["lost"]) == (300, {})
     assert said.count("no folder can be written to but") == 1
+    assert len(list((tmp_path / "temporary").glob("tracelet-spool-*"))) == 1
 
 
 def test_a_full_disk_at_the_start(tmp_path: Path, mount: Mount) -> None:

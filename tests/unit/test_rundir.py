@@ -468,9 +468,15 @@ def test_a_makeshift_folder_is_where_there_is_room_and_is_found_again(
     assert root.parent == tmp_path / "memory"
     assert root.stat().st_mode & 0o077 == 0
     assert list((tmp_path / "full").iterdir()) == []
+    assert known_roots(environ) == []  # no run is there
+    new_run(root)
     assert known_roots(environ) == [root]
     (tmp_path / "memory" / "tracelet-spool-link").symlink_to(root)
+    (tmp_path / "memory" / "tracelet-spool-open").mkdir()
+    (tmp_path / "memory" / "tracelet-spool-open").chmod(0o777)
+    new_run(tmp_path / "memory" / "tracelet-spool-open")
     assert known_roots(environ) == [root]
+    assert makeshift_root(environ) == root  # one is enough
     monkeypatch.setattr(rundir, "_makeshift_places", lambda _environ: places[:2])
     assert makeshift_root(environ) is None
 

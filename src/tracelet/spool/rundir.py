@@ -480,6 +480,9 @@ def makeshift_root(environ: Mapping[str, str]) -> Optional[Path]:
         None when that cannot be written to either.
     """
     for place in _makeshift_places(environ):
+        for former in _makeshift_roots(place):
+            if writable(former) is None:
+                return former
         try:
             # Nobody can know its name before, and it is for its owner alone.
             root = Path(tempfile.mkdtemp(prefix=_MAKESHIFT, dir=place))
@@ -570,17 +573,20 @@ def known_roots(environ: Mapping[str, str] = os.environ) -> list[Path]:
     found = [
         each
         for place in _makeshift_places(environ)
-        for each in sorted(place.glob(f"{_MAKESHIFT}*"))
-        if each.is_dir() and not each.is_symlink() and each not in known and _ours(each)
+        for each in _makeshift_roots(place)
+        if each not in known and _children(each)
     ]
     return known + found
 
 
-def _ours(path: Path) -> bool:
-    try:
-        return not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
-    except OSError:
-        return False
+def _makeshift_roots(place: Path) -> list[Path]:
+    """Return the folders of that kind in a place that are ours alone."""
+    found = []
+    for each in sorted(place.glob(f"{_MAKESHIFT}*")):
+        with contextlib.suppress(OSError, ValueError):
+            _refuse_foreign(each)
+            found.append(each)
+    return found
 
 
 def forget_roots(environ: Mapping[str, str] = os.environ, *, dry_run: bool = False) -> list[Path]:
