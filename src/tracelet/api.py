@@ -58,8 +58,8 @@ def start_logging(
     with _lock:
         if _switched_off():
             return _disabled(project, exp_name)
-        from tracelet.run import Run as PlainRun
         from tracelet.run import spawned
+        from tracelet.run.disabled import DisabledRun
         from tracelet.run.start import launch, prepare
         from tracelet.settings import load
 
@@ -92,7 +92,7 @@ def start_logging(
             raise
         _end_former(plan.ledger.say)
         _active = launch(plan, _forget)
-        if type(_active) is PlainRun:
+        if not isinstance(_active, DisabledRun):
             spawned.invite(_active, loaded.settings, _accept)
         return _active
 

@@ -337,21 +337,35 @@ def test_ranks_that_are_killed(tmp_path: Path, depot: Depot) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="platform: no fork")
-def test_what_a_rank_forks_is_that_rank(tmp_path: Path, depot: Depot) -> None:
+def test_what_a_rank_forks_or_spawns_is_that_rank(tmp_path: Path, depot: Depot) -> None:
     code = """
-        run = start()
-        together()
-        pid = os.fork()
-        if pid == 0:
-            run.log_metric("worker", float(RANK), 1)
-            os._exit(0)
-        os.waitpid(pid, 0)
-        look(run)
-        say(run, tracelet.stop_logging())
+        import multiprocessing
+
+        def spawned():
+            tracelet.get_active_experiment().log_metric("spawned", float(RANK), 1)
+
+        if __name__ == "__main__":
+            run = start()
+            together()
+            pid = os.fork()
+            if pid == 0:
+                run.log_metric("forked", float(RANK), 1)
+                os._exit(0)
+            os.waitpid(pid, 0)
+            child = multiprocessing.get_context("spawn").Process(target=spawned)
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            look(run)
+            say(run, tracelet.stop_logging())
     """
     run_all(tmp_path, depot, "torchrun", code, ranks="all")
     wait_for(lambda: left_over(tmp_path / ".tracelet") == [], 60.0)
-    assert curves(depot) == {f"rank{number}/worker": [float(number)] for number in range(2)}
+    assert curves(depot) == {
+        f"rank{number}/{how}": [float(number)]
+        for number in range(2)
+        for how in ("forked", "spawned")
+    }
 
 
 def test_a_program_that_a_rank_starts(tmp_path: Path, depot: Depot) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 from tracelet._guard import Guard
 from tracelet._ledger import Report
@@ -19,6 +19,7 @@ from tracelet.errors import ConfigError, TraceletError
 from tracelet.records import RemoteRun, RunEnd, RunInfo, RunStatus
 from tracelet.run import Run
 from tracelet.run.disabled import DisabledRun
+from tracelet.run.elsewhere import Elsewhere
 from tracelet.run.ending import EXIT_S
 from tracelet.run.job import Job
 from tracelet.ship import state
@@ -33,29 +34,6 @@ PATIENCE_S = 1.0
 #: A rank that ends before rank 0 has come gives it so long.
 OWNER_S = 5.0
 _LOOK_S = 0.02
-
-
-class Elsewhere:
-    """The host of a run that another process has shipped."""
-
-    def add(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
-        """Do nothing."""
-
-    def wake(self) -> None:
-        """Do nothing: it looks often enough."""
-
-    def alive(self) -> bool:
-        """Return True: it is not ours to start again."""
-        return True
-
-    def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
-        """Do nothing."""
-
-    def let_go(self, run: RunDir) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class _Nowhere:

@@ -21,7 +21,7 @@ from tracelet import registry
 from tracelet._guard import Guard
 from tracelet._ledger import Ledger
 from tracelet.run import Run
-from tracelet.ship.host import Host
+from tracelet.run.elsewhere import Elsewhere
 from tracelet.spool.rundir import RunDir
 from tracelet.spool.writer import SpoolWriter
 
@@ -63,6 +63,7 @@ def invite(
         "disable": list(settings.disable),
         "keep": settings.keep_tensorboard,
         "snapshot": settings.snapshot,
+        "rank": run._writer.rank,  # noqa: SLF001
     }
     with Guard("invitation of children"):
         os.environ[VARIABLE] = terms["folder"]
@@ -100,7 +101,13 @@ def join(terms: Mapping[str, Any], on_stop: Callable[[Run], None]) -> Optional[R
     with Guard("joining the run"):
         run_dir = RunDir.open(Path(terms["folder"]))
         if run_dir.owner_alive():
-            writer = SpoolWriter(run_dir, main=False, snapshot=terms.get("snapshot", True))
+            writer = SpoolWriter(
+                run_dir,
+                main=False,
+                snapshot=terms.get("snapshot", True),
+                rank=terms.get("rank"),
+                child=True,
+            )
             run = SpawnedRun(run_dir, writer, on_stop)
             for name in registry.integrations():
                 if name not in terms.get("disable", ()):
@@ -117,31 +124,8 @@ class SpawnedRun(Run):
     def __init__(
         self, run_dir: RunDir, writer: SpoolWriter, on_stop: Callable[[Run], None]
     ) -> None:
-        super().__init__(run_dir, writer, _Elsewhere(), Ledger(silent=True), on_stop=on_stop)
+        super().__init__(run_dir, writer, Elsewhere(), Ledger(silent=True), on_stop=on_stop)
         self._pid = 0  # nobody's number
-
-
-class _Elsewhere(Host):
-    """The parent's host, which looks often enough by itself."""
-
-    def add(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
-        """Do nothing."""
-
-    def wake(self) -> None:
-        """Do nothing."""
-
-    def alive(self) -> bool:
-        """Return True: it is not ours to start again."""
-        return True
-
-    def wait(self, run: RunDir, timeout: float, on_wait: Callable[[str], None]) -> None:
-        """Do nothing."""
-
-    def let_go(self, run: RunDir) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def _handed_on() -> dict[str, Any]:

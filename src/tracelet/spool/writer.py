@@ -156,6 +156,7 @@ class SpoolWriter:
         segment_bytes: A segment is closed at this size.
         name: The writer's name; a new one when not given.
         rank: Which one of the owner's job this is, when it is not the owner.
+        child: It is not that rank itself, but a process that the rank has started.
 
     Raises:
         SpoolError: The owner, or a rank, cannot have a segment. (A child may have one later.)
@@ -178,7 +179,6 @@ class SpoolWriter:
         "_open",
         "_pid",
         "_queued",
-        "_rank",
         "_relay",
         "_release",
         "_retry_at",
@@ -196,6 +196,7 @@ class SpoolWriter:
         "lost",
         "name",
         "on_stall",
+        "rank",
         "run",
         "short",
         "stalls",
@@ -213,9 +214,10 @@ class SpoolWriter:
         segment_bytes: int = SEGMENT_BYTES,
         name: Optional[str] = None,
         rank: Optional[int] = None,
+        child: bool = False,
     ) -> None:
         self.run = run
-        self._rank = rank
+        self.rank = rank
         self._files = files or Files()
         self._write = self._files.write
         self._snapshot = snapshot
@@ -234,10 +236,10 @@ class SpoolWriter:
         self._due = self._look_due = 0.0
         self._clock_off_since: Optional[float] = None
         self._closed = False
-        self._become(main=main)
+        self._become(main=main, forked=child)
         if name is not None:
             self.name = name
-        if main or rank is not None:
+        if main or (rank is not None and not child):
             try:
                 self._open_segment()
             except OSError as error:
@@ -260,7 +262,7 @@ class SpoolWriter:
         self._busy = False
         self._pid = os.getpid()
         self._main = main
-        self.name = self.run.new_writer(main=main, rank=self._rank, forked=forked)
+        self.name = self.run.new_writer(main=main, rank=self.rank, forked=forked)
         self._segment: Optional[Segment] = None
         #: The segment, where a scalar of a known key may go straight into it; else ``_NOWHERE``.
         self._open = _NOWHERE
