@@ -53,7 +53,8 @@ class Values:
 
     def __init__(self, *, bfloat16: bool) -> None:
         self._bfloat16 = bfloat16
-        self._converters: dict[type, _Converter] = {
+        #: What makes a double of a value, by its exact type; filled as types are met.
+        self.known: dict[type, _Converter] = {
             float: float,
             int: _integer,
             bool: float,
@@ -62,7 +63,7 @@ class Values:
     def double(self, value: Any) -> Optional[float]:
         """Return the exact double, or None for what only TensorBoard can judge."""
         kind = type(value)
-        convert = self._converters.get(kind) or self._learn(kind)
+        convert = self.known.get(kind) or self._learn(kind)
         try:
             return convert(value)
         except _REFUSALS:
@@ -76,7 +77,7 @@ class Values:
                 return int(step)
             if (
                 getattr(step, "ndim", 1) != 0
-                or (self._converters.get(kind) or self._learn(kind))(step) is None
+                or (self.known.get(kind) or self._learn(kind))(step) is None
             ):
                 return None
             step = step.item()
@@ -91,7 +92,7 @@ class Values:
             convert = self._torch_converter(kind)
         else:
             return _refuse
-        self._converters[kind] = convert
+        self.known[kind] = convert
         return convert
 
     def _torch_converter(self, kind: type) -> _Converter:

@@ -14,7 +14,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
-from tracelet._guard import Guard, around, tap
+from tracelet._guard import Guard, around
 from tracelet._patching import Patch, Patches, Swap
 from tracelet.capture import methods
 from tracelet.capture.base import Sink
@@ -26,7 +26,7 @@ from tracelet.capture.taps import (
     Recorder,
     event_recorder,
     event_tap,
-    scalar_recorder,
+    scalar_tap,
 )
 
 __all__ = ["Writers"]
@@ -162,7 +162,7 @@ class Writers:
         def build(original: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
             names = methods.arguments(original)
             if name == "add_scalar":
-                return tap(original, scalar_recorder(family, sink, keep=keep), guard)
+                return scalar_tap(original, family, sink, guard, keep=keep)
             if name == "add_scalars":
                 return around(original, methods.scalars(family, sink, names), guard)
             if name == "add_hparams":

@@ -339,30 +339,26 @@ class SpoolWriter:
                 now = _monotonic()
                 if now > self._due:
                     self._look(now)
+                kind = _SCALAR
                 if time is None:
-                    time, kind = self._anchor + now, _SCALAR
+                    time = self._anchor + now
                 else:
-                    kind = _SCALAR | _GIVEN_TIME
+                    kind |= _GIVEN_TIME
                 segment = self._open
                 try:
-                    name = segment.names[stream].get(tag)
-                except KeyError:
-                    name = None
-                if name is not None:
-                    buffer, seq = segment.buffer, segment.seq
-                    try:
-                        if step is None:
-                            _pack_int(buffer, 12, seq, kind | _NO_STEP, name, value, 0, time)
-                        elif type(step) is float:
-                            _pack_fraction(
-                                buffer, 12, seq, kind | _FRACTION, name, value, step, time
-                            )
-                        else:
-                            _pack_int(buffer, 12, seq, kind, name, value, step, time)
-                    except (struct.error, OverflowError):
-                        name = None  # other kinds of numbers
-                if name is None:
-                    # Or no definition yet, or the disk refuses, or the run has ended.
+                    name = segment.names[stream][tag]
+                    buffer = segment.buffer
+                    seq = segment.seq
+                    if step is None:
+                        _pack_int(buffer, 12, seq, kind | _NO_STEP, name, value, 0, time)
+                    elif type(step) is float:
+                        _pack_fraction(buffer, 12, seq, kind | _FRACTION, name, value, step, time)
+                    else:
+                        _pack_int(buffer, 12, seq, kind, name, value, step, time)
+                except (KeyError, struct.error, OverflowError):
+                    seq = -1  # no definition yet, or the disk refuses, or the run has ended; or
+                    # other kinds of numbers
+                if seq < 0:
                     self._put(_point((stream, tag), value, step, time, kind >> 8))
                 else:
                     segment.checksum[0] = crc32(segment.body, segment.front)
