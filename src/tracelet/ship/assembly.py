@@ -302,7 +302,7 @@ class Assembly:
                 ):
                     break
                 _, value, step, when = frame.SCALAR_INT.unpack(payload)
-                records.append(Metric(key, value, step, when, stream))
+                records.append(Metric.point(key, value, step, when, stream))
                 load.frame_of.append(load.frames)
                 load.frames += 1
                 keys.add(key)

@@ -51,6 +51,10 @@ _HEADER_BYTES = 16 * 1024
 UNPACKED_BYTES = 1024 * 1024 * 1024
 
 
+#: As in ``frame``: a point is a tuple of each kind.
+_tuple = tuple.__new__
+
+
 class Position(NamedTuple):
     """A place in one writer's records: everything before it has been dealt with."""
 
@@ -453,9 +457,10 @@ class SegmentReader:
                             self._passed(
                                 opened, passed, Position(segment, start + passed.end, seq), items
                             )
-                        after = Position(segment, start + end, seq + 1)
-                        items.append(Item(kind, flags, payload, known[0], known[1], after))
-                        stream = known[0]
+                        stream, tag = known
+                        after = _tuple(Position, (segment, start + end, seq + 1))
+                        fields = (kind, flags, payload, stream, tag, after, None, None)
+                        items.append(_tuple(Item, fields))
                     seq += 1
                     passed = each
                     continue

@@ -21,6 +21,8 @@ from tracelet.records import Metric
 __all__ = ["Converted", "convert", "deliver"]
 
 _INT64 = 2**63
+#: What a ``NamedTuple`` calls in the end; its own way there takes three times as long.
+_tuple = tuple.__new__
 #: Seconds whose milliseconds still fit into 64 bits.
 _LATEST = 2.0**53
 
@@ -73,7 +75,8 @@ def convert(metrics: Iterable[tuple[int, Metric]], key_of: Callable[[str], str])
             if not step.is_integer():
                 fractions.add(key)
             step = math.floor(step)
-        points.append(Point(key, float(metric.value), max(0, int(time * 1000)), step))
+        stamp = int(time * 1000)
+        points.append(_tuple(Point, (key, float(metric.value), max(0, stamp), step)))
     return Converted(points, fractions, refused)
 
 
