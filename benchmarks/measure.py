@@ -11,7 +11,8 @@ __all__ = ["Pairs", "Spread", "interleaved", "percentile", "spread"]
 
 _RESAMPLES = 2000
 
-Side = TypeVar("Side")
+Plain = TypeVar("Plain")
+Ours = TypeVar("Ours")
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,15 @@ class Pairs:
 
 
 def interleaved(
-    rounds: int, plain: Callable[[], Side], ours: Callable[[], Side]
-) -> tuple[list[Side], list[Side]]:
+    rounds: int, plain: Callable[[], Plain], ours: Callable[[], Ours]
+) -> tuple[list[Plain], list[Ours]]:
     """
     Call both sides once per round, in turn first, and return what they returned.
 
     One round goes before the others and is thrown away: it fills caches and opens files.
     """
-    first: list[Side] = []
-    second: list[Side] = []
+    first: list[Plain] = []
+    second: list[Ours] = []
     for number in range(-1, rounds):
         if number % 2:
             first.append(plain())

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
+import psutil
+
 import tracelet
 
-__all__ = ["black_hole", "client", "free_port", "server", "sqlite", "tracked"]
+__all__ = ["black_hole", "client", "free_port", "server", "shipping", "sqlite", "tracked"]
 
 PROJECT = "benchmark"
 
@@ -92,6 +94,14 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.1)
     raise RuntimeError("mlflow server did not start")
+
+
+def shipping() -> psutil.Process:
+    """Return the process that ships for this one."""
+    for child in psutil.Process().children(recursive=True):
+        if "tracelet.ship.sidecar" in " ".join(child.cmdline()):
+            return child
+    raise RuntimeError("nobody ships")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from benchmarks.measure import Pairs, spread
 from benchmarks.peer import BATCH, KEYS, check, log_batch, new_run
 from benchmarks.postgres import postgres
 from benchmarks.report import run, table
-from benchmarks.stores import PROJECT, client, server, tracked
+from benchmarks.stores import PROJECT, client, server, shipping, tracked
 from tracelet.backends.mlflow.rest import RestStore
 
 WORKERS = 2
@@ -75,7 +75,7 @@ def _round(address: str, points: int, number: int) -> _Round:
 
 def _ours(address: str, points: int) -> tuple[float, float]:
     with tracked(address, keep_tensorboard=False) as active:
-        sidecar = _sidecar()
+        sidecar = shipping()
         before, begin = _busy(sidecar), time.perf_counter()
         for index in range(points):
             active.log_metric(f"key{index % KEYS}", index * 0.5, index // KEYS)
@@ -126,14 +126,6 @@ def _send(address: str, run_id: str, points: int, share: Sequence[int]) -> None:
         )
         answer.raise_for_status()
     session.close()
-
-
-def _sidecar() -> psutil.Process:
-    """Return the process that ships for this one."""
-    for child in psutil.Process().children(recursive=True):
-        if "tracelet.ship.sidecar" in " ".join(child.cmdline()):
-            return child
-    raise RuntimeError("nobody ships")
 
 
 def _busy(process: psutil.Process) -> float:
