@@ -326,10 +326,13 @@ def test_description_user_and_source_are_shown(store: str, tmp_path: Path) -> No
     assert tags["mlflow.source.type"] == "LOCAL"
 
 
-def test_user_and_source_are_those_of_the_program(tmp_path: Path) -> None:
+def test_user_and_source_are_those_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1"])
     options, _ = resolved({}, {}, tmp_path)
     assert options.user == getpass.getuser()
-    assert options.source == sys.argv[0]
+    assert options.source == "train.py"
 
 
 def test_workspace_is_a_header_and_in_the_address(

@@ -462,7 +462,7 @@ def test_a_disk_that_refuses_costs_nothing(tmp_path: Path, monkeypatch: pytest.M
         found._bounded_at = 0.0
         found.watch()
     monkeypatch.undo()
-    assert not list(run.segments.glob(".*"))
+    assert not list(run.segments.glob(".*.gz"))
     finish(run, writer)
     outage.away = False
     deliver(found)

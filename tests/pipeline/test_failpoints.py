@@ -51,7 +51,7 @@ PLACES = {
     "packed": {
         ("os.rename", "-000002.gz"),
         ("os.remove", "-000002"),
-        ("os.chmod", ".gz"),
+        ("os.utime", ".gz"),
     },
     "stripped": {
         ("os.rename", ".gz"),

@@ -259,6 +259,8 @@ import mlflow
 with mlflow.start_run(run_name="open"):
     before = mlflow.active_run, dict(os.environ)
     start(config={"mlflow": {"attach": False}, "run_name": "ours"})
+    # For children that are started anew; it is not MLflow's.
+    os.environ.pop("TRACELET_RUN_DIR")
     same = before == (mlflow.active_run, dict(os.environ))
     stop()
 end(same=same)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping, Optional
 
 from tracelet._guard import Guard
 from tracelet._redaction import known_values
@@ -26,13 +26,16 @@ class Gathering:
     Args:
         wanted: Some of ``FACTS``; what is none of them is passed over.
         known: Values that are secret, besides those that the environment shows to be.
-        budget_s: How long it may take.
+        budget_s: How long it may take, in seconds; ``BUDGET_S`` when not given.
     """
 
     def __init__(
-        self, wanted: Iterable[str], known: Iterable[str] = (), budget_s: float = BUDGET_S
+        self,
+        wanted: Iterable[str],
+        known: Iterable[str] = (),
+        budget_s: Optional[float] = None,
     ) -> None:
-        self._deadline = time.monotonic() + budget_s
+        self._deadline = time.monotonic() + (BUDGET_S if budget_s is None else budget_s)
         self._known = known_values(os.environ) | frozenset(known)
         self._wanted = frozenset(wanted).intersection(FACTS)
         self._facts: dict[str, Any] = {}
