@@ -77,8 +77,8 @@ CONCRETE = (
 FOREIGN = {
     "aim": ("backends.aim",),
     "boto3": ("backends.mlflow",),
-    "click": ("cli",),
     "clearml": ("backends.clearml",),
+    "click": ("cli",),
     "hypothesis": ("testing",),
     "keras": ("integrations.keras", "capture.tensorflow"),
     "lightning": ("integrations.lightning",),
@@ -92,7 +92,7 @@ FOREIGN = {
     "pydantic_settings": ("settings",),
     "pynvml": ("collect",),
     "pytest": ("testing",),
-    "requests": ("backends.mlflow",),
+    "requests": ("backends.clearml", "backends.mlflow"),
     "sqlalchemy": ("backends.mlflow",),
     "tensorboard": ("capture.tensorboard", "testing"),
     "tensorboardX": ("capture.tensorboardx", "testing"),

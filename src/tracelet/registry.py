@@ -45,6 +45,7 @@ class _BuiltIn(NamedTuple):
 
 _BACKENDS: Mapping[str, _BuiltIn] = MappingProxyType(
     {
+        "clearml": _BuiltIn("tracelet.backends.clearml:ClearmlBackend", "requests", "clearml"),
         "jsonl": _BuiltIn("tracelet.backends.jsonl:JsonlBackend"),
         "memory": _BuiltIn("tracelet.backends.memory:MemoryBackend"),
         "mlflow": _BuiltIn("tracelet.backends.mlflow:MlflowBackend", "mlflow", "mlflow"),
