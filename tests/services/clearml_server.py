@@ -151,7 +151,7 @@ class Clearml:
             "status": "created",
             "execution": {"artifacts": [], "parameters": {}},
             "user": "u1",
-            "company": {"id": "c1"},
+            "company": "c1",
         }
         return {"id": number}
 
@@ -203,7 +203,8 @@ class Clearml:
     def _tasks_add_or_update_artifacts(self, body: Any) -> Any:
         task = self._task(body, editing=True)
         listed = {(each["key"], each["mode"]): each for each in task["execution"]["artifacts"]}
-        for item in body["artifacts"]:
+        for each in body["artifacts"]:
+            item = {"mode": "output", **each}
             assert isinstance(item["timestamp"], int), item
             listed[item["key"], item["mode"]] = item
         task["execution"]["artifacts"] = list(listed.values())

@@ -35,7 +35,7 @@ _STATUSES: Mapping[RunStatus, str] = {
     RunStatus.KILLED: "stopped",
 }
 #: The import calls every task completed; this property says how it really ended.
-_STATUS = "tracelet.status"
+_STATUS = "tracelet_status"
 _BLOCK_BYTES = 1 << 20
 
 
@@ -74,7 +74,7 @@ class SessionTask:
             self.folder = files.folder(str(self._task["project_name"]), self.name, self.id)
             _cut(path / "metrics.jsonl")
             self.zipped.unlink(missing_ok=True)
-        self.properties = {
+        self.properties: Mapping[str, str] = {
             str(item.get("description") or name): str(item["value"])
             for name, item in self._task["hyperparams"].get(PROPERTIES, {}).items()
             if name != _STATUS
