@@ -14,6 +14,7 @@ MODULES = (
     "heavy_delivery",
     "throughput",
     "throughput_postgres",
+    "throughput_clearml",
     "training_step",
     "start",
     "doctor",

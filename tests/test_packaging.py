@@ -127,6 +127,7 @@ def test_the_wheel_says_what_it_is(metadata: email.message.Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("Provides-Extra")) == {
         "all",
+        "clearml",
         "mlflow",
         "mlflow-remote",
         "system",

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -20,6 +21,8 @@ from tracelet.errors import RunGoneError
 from tracelet.records import Artifact, Metric, Param, Record, Tag
 from tracelet.testing.delivery import Delivery
 from tracelet.testing.samples import SAMPLES, TIME, curve, image, metric
+
+pytestmark = pytest.mark.skipif(find_spec("clearml") is None, reason="clearml is not installed")
 
 DOUBLES = (0.1, 1 / 3, -0.0, 1e-300, 5e-324, sys.float_info.max, 2.0**53 + 2, 16_777_217.0)
 

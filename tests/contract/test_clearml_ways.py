@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -355,6 +356,9 @@ os._exit(0)
 """
 
 
+@pytest.mark.skipif(
+    find_spec("clearml") is None or find_spec("torch") is None, reason="needs clearml and torch"
+)
 @pytest.mark.usefixtures("_variables")
 def test_the_programs_own_task_is_adopted_and_nothing_arrives_twice(
     clearml: Clearml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

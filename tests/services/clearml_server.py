@@ -107,6 +107,10 @@ class Clearml:
     def _debug_ping(self, body: Any) -> Any:
         return {"msg": "ClearML server"}
 
+    def _test_count(self, body: Any) -> Any:
+        """Tell how many points of a task there are; no endpoint of the vendor's."""
+        return {"points": len(self.of(body["task"]))}
+
     def _users_get_current_user(self, body: Any) -> Any:
         return {"user": {"id": "u1", "name": "tester", "company": {"id": "c1", "name": "c"}}}
 
