@@ -98,6 +98,13 @@ def test_keys_come_from_the_call_the_variables_and_the_file(tmp_path: Path) -> N
         options, sources = ClearmlBackend.resolve(given, environ, tmp_path)
         assert (sources["api_key"], options.url) == ("argument", "http://h:8008")
         assert options.web_url is None, "the page of another server"
+        options, _ = ClearmlBackend.resolve(
+            {"url": "https://api.third.example", "config_file": "elsewhere.conf"},
+            {"CLEARML_FILES_HOST": "https://files.third.example"},
+            tmp_path,
+        )
+        assert options.files_url == "https://files.third.example"
+        assert options.config_file == str(tmp_path / "elsewhere.conf")
         assert "CALL" not in f"{options} {options.model_dump_json()}"
     finally:
         home.unlink()
@@ -374,3 +381,42 @@ def test_the_programs_own_task_is_adopted_and_nothing_arrives_twice(
     # The client's capture calls a chart `a_train`, and makes 0.0 of NaN.
     assert found == {("a/train", "loss"): 0.1, ("mine", "beside"): 0.5, ("a_later", "loss"): 0.1}
     assert clearml.tasks[below]["status"] == "completed"
+
+
+def test_a_server_that_breaks_in_between_costs_nothing_but_time(
+    clearml: Clearml, tmp_path: Path
+) -> None:
+    """A token that the server no longer knows is asked for anew; an invalid task is a sentence."""
+    keys = {"url": clearml.url, "files_url": clearml.url, "api_key": f"{KEY}:{SECRET}"}
+    backend, remote = opened(tmp_path, **keys)
+    token, clearml.token = clearml.token, "another"
+    backend.write(Batch(tuple(curve("loss", 3))))
+    backend.write(Batch((image("picture", 1),), lane="heavy"))
+    clearml.token = token
+    backend.write(Batch((Param("lr", 1, TIME),)))
+    found = seen(clearml, remote.id)
+    assert len(found.curve("loss")) == 3
+    assert found.params == {"lr": "1"}
+    [item] = found.find("image", "picture")
+    assert item.content == image("picture", 1).data
+    backend.close(RunStatus.FINISHED)
+    child, below = opened(tmp_path, parent=remote.id, comment="a note", **keys)
+    assert seen(clearml, below.id).parent == remote.id
+    assert clearml.tasks[below.id]["comment"] == "a note"
+    child.close(RunStatus.FINISHED)
+    orphan = made(tmp_path, parent="nobody", **keys)
+    with pytest.raises(ConfigError, match="does not take this run"):
+        orphan.open(RunInfo("orphan", "ways", None, TIME, {}, ()), None, tmp_path / "orphan")
+
+
+def test_a_task_of_the_program_is_found_without_an_import(
+    clearml: Clearml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent names one; without keys, or with ``attach`` off, there is none; nothing raises."""
+    assert made(tmp_path, url=clearml.url).program_run() is None
+    monkeypatch.setenv("CLEARML_TASK_ID", "of-the-agent")
+    found = made(tmp_path, url=clearml.url).program_run()
+    assert found is not None
+    assert (found.id, found.held) == ("of-the-agent", False)
+    assert made(tmp_path, url=clearml.url, attach=False).program_run() is None
+    assert made(tmp_path, offline=True).program_run() is None

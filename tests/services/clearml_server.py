@@ -48,6 +48,7 @@ class Clearml:
         self.calls: list[str] = []
         self.received = 0
         self.fault = ""
+        self.token = TOKEN
         self._lock = threading.RLock()
         self._over = threading.Event()
         outer = self
@@ -141,6 +142,8 @@ class Clearml:
         number = uuid.uuid4().hex
         if body.get("project") and body["project"] not in self.projects:
             raise RefusedError(201, "Invalid project id")
+        if body.get("parent") and body["parent"] not in self.tasks:
+            raise RefusedError(101, "Invalid task id: parent")
         self.tasks[number] = {
             "comment": "",
             "tags": [],
@@ -337,10 +340,10 @@ class _Handler(BaseHTTPRequestHandler):
         authorization = self.headers.get("Authorization", "")
         if action == "auth.login":
             pair = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-            if authorization not in (f"Basic {pair}", f"Bearer {TOKEN}"):
+            if authorization not in (f"Basic {pair}", f"Bearer {state.token}"):
                 return 401, _envelope(401, "Unauthorized (invalid credentials)", 21)
-            return 200, _envelope(200, "OK", data={"token": TOKEN})
-        if action != "debug.ping" and authorization != f"Bearer {TOKEN}":
+            return 200, _envelope(200, "OK", data={"token": state.token})
+        if action != "debug.ping" and authorization != f"Bearer {state.token}":
             return 401, _envelope(401, "Unauthorized (missing token)", 20)
         try:
             if "json-lines" in self.headers.get("Content-Type", ""):

@@ -5,8 +5,19 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Collection, Mapping, Optional, Sequence, Union
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Collection,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Union,
+)
 from urllib.parse import urlsplit
 
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits, ProgramRun
@@ -18,7 +29,7 @@ from tracelet.backends.clearml.run import OpenRun
 from tracelet.backends.clearml.server import ServerTask
 from tracelet.backends.clearml.session import SessionTask
 from tracelet.backends.clearml.task import Described
-from tracelet.errors import ConfigError
+from tracelet.errors import ConfigError, RejectedError
 from tracelet.findings import Finding
 from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
 
@@ -90,13 +101,14 @@ class ClearmlBackend(Backend):
         if given.get("config_file"):
             given["config_file"] = str(cwd / Path(given["config_file"]).expanduser())
         file = conf.find(given.get("config_file"), environ, Path.home())
-        for option in ("url", "web_url", "files_url", "verify_certificate"):
-            # An address in the call is another server than that of the variables.
-            if option not in given and ("url" not in options or option == "verify_certificate"):
-                value, variable = credentials.first(option, environ, file)
-                if value is not None:
-                    given[option] = value
-                    sources[option] = f"env:{variable}" if variable else "clearml.conf"
+        for option in ("verify_certificate", "url", "web_url", "files_url"):
+            value, variable = credentials.first(option, environ, file)
+            if option == "url" and value is not None and given.get("url", value) != value:
+                # Another server than that of the variables has another page and other files.
+                break
+            if option not in given and value is not None:
+                given[option] = value
+                sources[option] = f"env:{variable}" if variable else "clearml.conf"
         if not sources.keys() & set(secrets):
             for option in ("access_key", "secret_key"):
                 value, variable = credentials.first(option, environ, {})
@@ -144,7 +156,7 @@ class ClearmlBackend(Backend):
         """Say when the file server does not answer: curves would arrive, pictures would not."""
         if self.options.offline:
             return ()
-        address = self._access().files
+        address = credentials.servers(self.options).files
         parts = urlsplit(address)
         try:
             port = parts.port or _PORTS[parts.scheme]
@@ -170,7 +182,7 @@ class ClearmlBackend(Backend):
         """Return the address of the web page, or the folder of an offline session."""
         if self.options.offline:
             return str(session.path_of(self._folder(), run.run_id))
-        return self._access().web
+        return credentials.servers(self.options).web
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -182,6 +194,10 @@ class ClearmlBackend(Backend):
             RetryableError: It cannot be used now.
         """
         self._let_go()
+        with _final():
+            return self._open(run, resume, workdir)
+
+    def _open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         self._adopted = self.name in run.adopted
         described = self._described(run)
         task = self._found(run, resume, described)
@@ -219,7 +235,8 @@ class ClearmlBackend(Backend):
         ClearML writes down itself when that was: ``time`` has no place there.
         """
         if self._task is not None and status is not RunStatus.RUNNING and not self._ended():
-            self._task.end(status)
+            with _final():
+                self._task.end(status)
         self._let_go()
         self._closed = True
 
@@ -227,7 +244,7 @@ class ClearmlBackend(Backend):
         """Return the program's own task on this server, or the one that an agent runs it for."""
         if not self.options.attach or self.options.offline:
             return None
-        held = program.opened_task(self._access().api)
+        held = program.opened_task(credentials.servers(self.options).api)
         named = next((os.environ[name] for name in _AGENTS if os.environ.get(name)), None)
         if held is None and named:
             return ProgramRun(named.strip(), held=False)
@@ -295,7 +312,7 @@ class ClearmlBackend(Backend):
             path = self._folder() / task.id
             return RemoteRun(task.id, task.name, look=str(path), facts={"folder": task.folder})
         page = f"projects/{task.project_id or '*'}/experiments/{task.id}/output/log"
-        url = f"{self._access().web}/{page}"
+        url = f"{credentials.servers(self.options).web}/{page}"
         return RemoteRun(task.id, task.name, url=url, look=url, facts={"folder": task.folder})
 
     def _ended(self) -> bool:
@@ -308,6 +325,15 @@ class ClearmlBackend(Backend):
         task, self._task, self._run = self._task, None, None
         if task is not None:
             task.close()
+
+
+@contextmanager
+def _final() -> Iterator[None]:
+    """Turn the refusal of a request about the task itself into one that a person has to mend."""
+    try:
+        yield
+    except RejectedError as error:
+        raise ConfigError(f"ClearML does not take this run: {error.reason}.") from error
 
 
 def _script(run: RunInfo) -> Mapping[str, Any]:

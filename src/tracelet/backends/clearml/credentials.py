@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from tracelet.backends.clearml import conf
 from tracelet.backends.clearml.options import ClearmlOptions
 from tracelet.errors import ConfigError
 
-__all__ = ["HOSTED", "VARIABLES", "Access", "access", "first"]
+__all__ = ["HOSTED", "VARIABLES", "Access", "Servers", "access", "first", "servers"]
 
 #: Variables that fill an option, the strongest first.
 VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -37,22 +37,25 @@ _IN_FILE: Mapping[str, tuple[str, ...]] = {
     "verify_certificate": ("api.verify_certificate",),
 }
 
-#: The vendor's own servers: who has keys and names no server means these.
-HOSTED: Mapping[str, str] = {
-    "url": "https://api.clear.ml",
-    "web_url": "https://app.clear.ml",
-    "files_url": "https://files.clear.ml",
-}
+#: The vendor's own server: who has keys and names no server means this one.
+HOSTED = "https://api.clear.ml"
 
 _VERSION = re.compile(r"/(v\d+(\.\d+)?|api/v\d+(\.\d+)?)$")
 
 
-@dataclass(frozen=True)
-class Access:
-    """The three servers, without a slash at the end, and the pair of keys."""
+class Servers(NamedTuple):
+    """The three servers, without a slash at the end."""
 
     api: str
     web: str
+    files: str
+
+
+@dataclass(frozen=True)
+class Access:
+    """The servers that a request goes to, without a slash at the end, and the pair of keys."""
+
+    api: str
     files: str
     key: str
     secret: str
@@ -75,6 +78,13 @@ def first(
     return None, ""
 
 
+def servers(options: ClearmlOptions) -> Servers:
+    """Return the servers; those that are not named stand where ClearML puts them."""
+    api = _address(options.url or HOSTED)
+    web = _address(options.web_url or _web(api))
+    return Servers(api, web, _address(options.files_url or _files(api, web)))
+
+
 def access(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> Access:
     """
     Return what a request needs.
@@ -85,16 +95,8 @@ def access(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> A
         ConfigError: There are no keys, or half of them.
     """
     key, secret = _keys(options, environ, home)
-    url = _address(options.url or HOSTED["url"])
-    web = _address(options.web_url or _web(url))
-    return Access(
-        api=url,
-        web=web,
-        files=_address(options.files_url or _files(url, web)),
-        key=key,
-        secret=secret,
-        verify=options.verify_certificate,
-    )
+    found = servers(options)
+    return Access(found.api, found.files, key, secret, options.verify_certificate)
 
 
 def _keys(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> tuple[str, str]:

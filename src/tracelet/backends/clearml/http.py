@@ -232,7 +232,7 @@ class Connection:
         if response.status_code != 200:
             raise self._refusal(response, what)
         try:
-            return json.loads(response.text)["data"]
+            return json.loads(response.content)["data"]
         except (ValueError, KeyError, TypeError):
             raise self._no_clearml() from None
 
@@ -327,7 +327,7 @@ def _end_of(token: str) -> float:
 
 def _message(response: requests.Response) -> str:
     try:
-        said = json.loads(response.text)["meta"]["result_msg"]
+        said = json.loads(response.content)["meta"]["result_msg"]
     except (ValueError, KeyError, TypeError):
         said = response.reason or ""
     return shortened(" ".join(str(said).split()), 300)
