@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator
@@ -15,14 +18,15 @@ import pytest
 from services.clearml_reader import seen
 from services.clearml_server import KEY, SECRET, Clearml
 from services.elsewhere import run_python
+from tracelet import tfevents
 from tracelet.backends.base import Backend, Batch, RemoteRun, RunInfo, RunStatus
 from tracelet.backends.clearml import ClearmlBackend, conf
 from tracelet.backends.clearml.events import requests_of
 from tracelet.backends.clearml.names import Names, key_of, parameter, segment
 from tracelet.errors import ConfigError, RejectedError, RetryableError
-from tracelet.records import Param
+from tracelet.records import Media, Param, Table
 from tracelet.testing.clauses.keys import AWKWARD_KEYS
-from tracelet.testing.samples import TIME, curve, image, metric, tag
+from tracelet.testing.samples import SAMPLES, TIME, curve, image, metric, tag
 from tracelet.testing.threads import soon
 
 #: Reaches nobody: port 1 of this machine.
@@ -241,6 +245,72 @@ def test_a_silent_run_says_that_it_lives(clearml: Clearml, tmp_path: Path) -> No
     assert soon(
         lambda: not any(each.name == "tracelet-clearml-ping" for each in threading.enumerate()), 20
     )
+
+
+@pytest.mark.usefixtures("_variables")
+def test_an_event_that_is_refused_is_found_one_that_waits_is_not(
+    clearml: Clearml, tmp_path: Path
+) -> None:
+    """The server says how many events it did not take, not which; a busy store is no refusal."""
+    backend, _ = opened(tmp_path)
+    points = curve("loss", 4)
+    clearml.choking = "es_rejected_execution_exception: queue capacity"
+    with pytest.raises(RetryableError, match="queue capacity"):
+        backend.write(Batch(tuple(points)))
+    clearml.choking = "mapper_parsing_exception"
+    with pytest.raises(RejectedError, match="mapper_parsing") as refused:
+        backend.write(Batch(tuple(points)))
+    assert refused.value.indexes == ()
+    with pytest.raises(RejectedError) as refused:
+        backend.write(Batch(tuple(points[:1])))
+    assert refused.value.indexes == (0,)
+    clearml.choking = ""
+    backend.write(Batch(tuple(points)))
+    backend.close(RunStatus.FINISHED)
+
+
+@pytest.mark.usefixtures("_variables")
+def test_charts_have_the_numbers_that_were_logged(clearml: Clearml, tmp_path: Path) -> None:
+    """Exact buckets, the curve with its counts, a body to turn; Plotly's own names for them."""
+    backend, remote = opened(tmp_path)
+    records = []
+    for kind in ("pr_curve", "mesh"):
+        sample = SAMPLES[kind]
+        assert isinstance(sample, Media)
+        [decoded] = tfevents.decode(sample.data, "", None)
+        assert isinstance(decoded, Media)
+        records.append(replace(decoded, step=3))
+    odd = Table("odd", ("a",), ((math.nan,), (None,)), 3, TIME)
+    broken = Media("mesh", "broken", b"no event", "application/x-tfevent", 3, TIME)
+    whole = (*records, SAMPLES["histogram"], odd, broken)
+    backend.write(Batch(whole, lane="heavy"))
+    with pytest.raises(RejectedError) as refused:
+        backend.write(Batch((odd, Table("t", ("a",), ((object(),),), 3, TIME)), lane="heavy"))
+    assert refused.value.indexes == (1,)
+    backend.close(RunStatus.FINISHED)
+    found = {}
+    for event in clearml.of(remote.id, "plot"):
+        figure = json.loads(event["plot_str"])
+        assert set(figure) == {"data", "layout"}
+        found[key_of(event["metric"], event["variant"])] = figure["data"][0]
+    curve_ = found["eval/pr"]
+    meta = records[0].meta
+    assert (curve_["x"], curve_["y"]) == (list(meta["recall"]), list(meta["precision"]))
+    assert [each[1] for each in curve_["customdata"]] == list(meta["true_positives"])
+    body = found[records[1].key]
+    assert body["type"] == "mesh3d"
+    points = list(zip(body["x"], body["y"], body["z"]))
+    assert points == [(0, 0, 0), (1, 0, 0), (0, 1, 0)]
+    assert [body[corner] for corner in "ijk"] == [[0], [1], [2]]
+    bars = found["weights/fc1"]
+    assert bars["x"] == [-0.75, -0.25, 0.25, 0.75]
+    assert bars["width"] == [0.5] * 4
+    assert bars["y"] == [1, 4, 2, 3]
+    assert bars["meta"] == {"min": -0.75, "max": 0.875, "sum": 0.5, "sum_squares": 2.25}
+    assert found["odd"]["cells"]["values"] == [["nan", None]]
+    assert "broken" not in found
+    artifacts = seen(clearml, remote.id).find("mesh", "broken")
+    assert [each.content for each in artifacts] == [b"no event"]
 
 
 @pytest.mark.usefixtures("_variables")

@@ -49,6 +49,8 @@ class Clearml:
         self.received = 0
         self.fault = ""
         self.token = TOKEN
+        #: What the store behind it says of every event.
+        self.choking = ""
         self._lock = threading.RLock()
         self._over = threading.Event()
         outer = self
@@ -268,6 +270,8 @@ class Clearml:
         task = self.tasks.get(event.get("task", ""))
         if task is None or task["status"] == "published":
             return "Invalid task id"
+        if self.choking:
+            return self.choking
         number = event.get("iter", 0)
         if not isinstance(number, int) or not -(2**63) <= number < 2**63:
             return "Wrong iteration"

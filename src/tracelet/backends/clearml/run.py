@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mimetypes
 import threading
-from collections.abc import Mapping as MappingABC
 from typing import Any, Mapping, Optional, Sequence
 
 from tracelet.backends.base import Batch
@@ -128,7 +127,7 @@ class OpenRun:
     def _record(
         self, record: Record, lines: list[str], listed: dict[str, Mapping[str, Any]]
     ) -> None:
-        figure: Optional[MappingABC[str, Any]] = None
+        figure: Optional[Mapping[str, Any]] = None
         if isinstance(record, Histogram):
             figure = plots.histogram(record)
         elif isinstance(record, Table):
@@ -198,7 +197,7 @@ def _unfit(record: Record) -> Optional[str]:
     return None
 
 
-def _drawn(media: Media) -> Optional[MappingABC[str, Any]]:
+def _drawn(media: Media) -> Optional[Mapping[str, Any]]:
     """Return the chart of an event that was kept whole, where there is one."""
     try:
         if media.kind == "pr_curve":

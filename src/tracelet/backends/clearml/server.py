@@ -13,13 +13,25 @@ from tracelet.backends.clearml import events, files
 from tracelet.backends.clearml.files import Content
 from tracelet.backends.clearml.http import Connection
 from tracelet.backends.clearml.task import MARK, NAMES_OBJECT, PROPERTIES, Described
-from tracelet.errors import BackendError, ConfigError, RejectedError, RunGoneError, shortened
+from tracelet.errors import (
+    BackendError,
+    ConfigError,
+    RejectedError,
+    RetryableError,
+    RunGoneError,
+    shortened,
+)
 from tracelet.records import RunStatus
 
 __all__ = ["ServerTask", "continued", "created"]
 
 _log = logging.getLogger("tracelet")
 
+#: What Elasticsearch says of an event when it only has too much to do.
+_PASSING = re.compile(
+    r"rejected_execution|circuit_breaking|too_many_requests|unavailable|timeout|timed out|no_shard",
+    re.IGNORECASE,
+)
 #: The shortest name of a project that the server takes.
 _SHORTEST = 3
 _ENDS: Mapping[RunStatus, str] = {
@@ -89,9 +101,12 @@ class ServerTask:
         for body in events.requests_of(lines):
             said = self._connection.call("events.add_batch", body)
             if said.get("errors"):
-                # Which of them is not said; who sends them one by one will know.
                 self._look()
-                raise RejectedError((), shortened(json.dumps(said.get("errors_info")), 500))
+                reason = shortened(json.dumps(said.get("errors_info")), 500)
+                if _PASSING.search(reason):
+                    raise RetryableError(f"ClearML's store did not take events: {reason}")
+                # Which of them is not said; who sends them one by one will know.
+                raise RejectedError((), reason)
 
     def upload(self, path: str, content: Content, mime: str) -> str:
         """Store a file; see ``Task``."""
