@@ -143,6 +143,15 @@ def test_start_is_refused_in_a_sentence(clearml: Clearml, tmp_path: Path) -> Non
     [doubt] = right.doubts(None)
     assert (doubt.level, doubt.subject) == ("problem", "files")
     assert "CLEARML_FILES_HOST" in doubt.remedy
+    said = list(right.examine(None, {"api_key": "argument", "url": "argument"}, 0.0))
+    assert [(each.level, each.subject) for each in said] == [
+        ("ok", "address"),
+        ("ok", "server"),
+        ("problem", "files"),
+    ]
+    [address, refusal] = made(tmp_path, url=clearml.url, **wrong).examine(None, {}, 0.0)
+    assert clearml.url in address.text
+    assert "refuses the keys" in refusal.text
 
 
 # -- names ----------------------------------------------------------------------------------
@@ -433,6 +442,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("clearml") is None or find_spec("torch") is None, reason="needs clearml and torch"
 )

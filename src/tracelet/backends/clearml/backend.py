@@ -12,6 +12,7 @@ from typing import (
     Callable,
     ClassVar,
     Collection,
+    Iterable,
     Iterator,
     Mapping,
     Optional,
@@ -29,8 +30,8 @@ from tracelet.backends.clearml.run import OpenRun
 from tracelet.backends.clearml.server import ServerTask
 from tracelet.backends.clearml.session import SessionTask
 from tracelet.backends.clearml.task import Described
-from tracelet.errors import ConfigError, RejectedError
-from tracelet.findings import Finding
+from tracelet.errors import BackendError, ConfigError, RejectedError, TraceletError
+from tracelet.findings import Finding, of_error
 from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
 
 __all__ = ["ClearmlBackend"]
@@ -172,6 +173,28 @@ class ClearmlBackend(Backend):
                 ),
             )
         return ()
+
+    def examine(
+        self, project: Optional[str], sources: Mapping[str, str], deadline: float
+    ) -> Iterable[Finding]:
+        """Say where a run would go and whose keys it has, and log in; see ``Backend.examine``."""
+        if self.options.offline:
+            yield Finding("ok", "address", f"offline sessions in {self.options.folder}")
+        else:
+            found = credentials.servers(self.options)
+            origin = sources.get("url", "argument" if self.options.url else "default")
+            yield Finding("ok", "address", f"{found.api} ({origin.replace('env:', '')})")
+        try:
+            self.preflight()
+        except (BackendError, TraceletError, OSError) as error:
+            yield of_error(error, "server")
+            return
+        if not self.options.offline:
+            keys = [sources[name] for name in ("api_key", "access_key") if name in sources]
+            origin = keys[0].replace("env:", "") if keys else "clearml.conf"
+            yield Finding("ok", "server", f"it takes the keys of {origin}")
+            doubts = self.doubts(project)
+            yield from doubts or (Finding("ok", "files", found.files),)
 
     @classmethod
     def measures(cls, environ: Mapping[str, str]) -> bool:  # noqa: ARG003 - as the contract has it
