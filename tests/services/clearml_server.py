@@ -37,9 +37,14 @@ class RefusedError(Exception):
 
 
 class Clearml:
-    """The state of a server; what tests read back."""
+    """
+    A server and its state, which tests read back.
 
-    def __init__(self) -> None:
+    Args:
+        serving: Answer on a port; else it is the state alone.
+    """
+
+    def __init__(self, *, serving: bool = True) -> None:
         self.tasks: dict[str, dict[str, Any]] = {}
         self.projects: dict[str, dict[str, Any]] = {}
         #: Event type → document id → event; the id is made as the vendor's server makes it.
@@ -53,6 +58,9 @@ class Clearml:
         self.choking = ""
         self._lock = threading.RLock()
         self._over = threading.Event()
+        self.url = "http://127.0.0.1:1"
+        if not serving:
+            return
         outer = self
 
         class Handler(_Handler):
