@@ -97,6 +97,12 @@ def test_keys_come_from_the_call_the_variables_and_the_file(tmp_path: Path) -> N
         environ["CLEARML_API_HOST"] = "https://api.other.example"
         options, sources = ClearmlBackend.resolve({}, environ, tmp_path)
         assert sources["access_key"] == "env:CLEARML_API_ACCESS_KEY"
+        both = ClearmlBackend.resolve({}, {**environ, "CLEARML_AUTH_TOKEN": "t"}, tmp_path)
+        assert "auth_token" not in both[1]
+        alone = ClearmlBackend.resolve(
+            {"config_file": "none.conf"}, {"CLEARML_AUTH_TOKEN": "t"}, tmp_path
+        )
+        assert alone[1]["auth_token"] == "env:CLEARML_AUTH_TOKEN"
         assert "FROMVARIABLE" not in f"{options} {options.model_dump_json()}"
         given = {"api_key": "FROM:CALL", "url": "http://h:8008"}
         options, sources = ClearmlBackend.resolve(given, environ, tmp_path)
@@ -480,6 +486,11 @@ def test_a_server_that_breaks_in_between_costs_nothing_but_time(
     [item] = found.find("image", "picture")
     assert item.content == image("picture", 1).data
     backend.close(RunStatus.FINISHED)
+    # An agent may hand down a token in place of keys; it is exchanged for the next one.
+    bearer = {**keys, "api_key": None, "auth_token": token}
+    made(tmp_path, **bearer).preflight()
+    with pytest.raises(ConfigError, match="refuses the keys"):
+        made(tmp_path, **{**bearer, "auth_token": "old"}).preflight()
     child, below = opened(tmp_path, parent=remote.id, comment="a note", **keys)
     assert seen(clearml, below.id).parent == remote.id
     assert clearml.tasks[below.id]["comment"] == "a note"

@@ -47,6 +47,7 @@ _TRUE = ("1", "true", "yes", "y", "on")
 #: The task that an agent runs the program for.
 _AGENTS = ("CLEARML_TASK_ID", "TRAINS_TASK_ID")
 _OFFLINE = ("CLEARML_OFFLINE_MODE", "TRAINS_OFFLINE_MODE")
+_KEYS = ("api_key", "access_key", "auth_token")
 _PORTS = {"http": 80, "https": 443}
 #: A configuration object with the facts that nobody logged.
 _CONTEXT = "tracelet.context"
@@ -72,7 +73,8 @@ class ClearmlBackend(Backend):
         "NO_PROXY",
     )
     secret_variables: ClassVar[Mapping[str, str]] = {
-        option: credentials.VARIABLES[option][0] for option in ("access_key", "secret_key")
+        option: credentials.VARIABLES[option][0]
+        for option in ("access_key", "secret_key", "auth_token")
     }
 
     options: ClearmlOptions
@@ -97,7 +99,7 @@ class ClearmlBackend(Backend):
         """
         cls.Options(**options)
         given = {key: value for key, value in options.items() if value is not None}
-        secrets = ("api_key", "access_key", "secret_key")
+        secrets = ("api_key", "access_key", "secret_key", "auth_token")
         sources = {key: "argument" for key in secrets if key in given}
         if given.get("config_file"):
             given["config_file"] = str(cwd / Path(given["config_file"]).expanduser())
@@ -111,7 +113,9 @@ class ClearmlBackend(Backend):
                 given[option] = value
                 sources[option] = f"env:{variable}" if variable else "clearml.conf"
         if not sources.keys() & set(secrets):
-            for option in ("access_key", "secret_key"):
+            # A token only where there are no keys: whoever ships later would be asked for it, too.
+            keys = credentials.first("access_key", environ, file)[0] is not None
+            for option in ("access_key", "secret_key") if keys else ("auth_token",):
                 value, variable = credentials.first(option, environ, {})
                 if value is not None:
                     given[option] = value
@@ -190,7 +194,7 @@ class ClearmlBackend(Backend):
             yield of_error(error, "server")
             return
         if not self.options.offline:
-            keys = [sources[name] for name in ("api_key", "access_key") if name in sources]
+            keys = [sources[name] for name in _KEYS if name in sources]
             origin = keys[0].replace("env:", "") if keys else "clearml.conf"
             yield Finding("ok", "server", f"it takes the keys of {origin}")
             doubts = self.doubts(project)

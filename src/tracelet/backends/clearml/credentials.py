@@ -26,6 +26,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "files_url": ("CLEARML_FILES_HOST", "TRAINS_FILES_HOST"),
     "access_key": ("CLEARML_API_ACCESS_KEY", "TRAINS_API_ACCESS_KEY"),
     "secret_key": ("CLEARML_API_SECRET_KEY", "TRAINS_API_SECRET_KEY"),
+    "auth_token": ("CLEARML_AUTH_TOKEN",),
     "verify_certificate": ("CLEARML_API_HOST_VERIFY_CERT", "TRAINS_API_HOST_VERIFY_CERT"),
 }
 _IN_FILE: Mapping[str, tuple[str, ...]] = {
@@ -34,6 +35,7 @@ _IN_FILE: Mapping[str, tuple[str, ...]] = {
     "files_url": ("api.files_server",),
     "access_key": ("api.credentials.access_key",),
     "secret_key": ("api.credentials.secret_key",),
+    "auth_token": (),
     "verify_certificate": ("api.verify_certificate",),
 }
 
@@ -53,13 +55,18 @@ class Servers(NamedTuple):
 
 @dataclass(frozen=True)
 class Access:
-    """The servers that a request goes to, without a slash at the end, and the pair of keys."""
+    """
+    The servers that a request goes to, without a slash at the end, and the pair of keys.
+
+    ``token`` is there only where the keys are not: it ends, and keys do not.
+    """
 
     api: str
     files: str
     key: str
     secret: str
     verify: bool
+    token: str = ""
 
     def __repr__(self) -> str:
         return f"Access({self.api!r}, key={'given' if self.key else 'missing'})"
@@ -96,7 +103,8 @@ def access(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> A
     """
     key, secret = _keys(options, environ, home)
     found = servers(options)
-    return Access(found.api, found.files, key, secret, options.verify_certificate)
+    token = "" if key else _token(options, environ)
+    return Access(found.api, found.files, key, secret, options.verify_certificate, token)
 
 
 def _keys(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> tuple[str, str]:
@@ -112,6 +120,8 @@ def _keys(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> tu
     file = conf.find(options.config_file, environ, home)
     key = key or first("access_key", environ, file)[0] or ""
     secret = secret or first("secret_key", environ, file)[0] or ""
+    if not key and _token(options, environ):
+        return "", ""
     if not key or not secret:
         raise ConfigError(
             "ClearML is not configured here: no pair of keys was found",
@@ -119,6 +129,12 @@ def _keys(options: ClearmlOptions, environ: Mapping[str, str], home: Path) -> tu
             "CLEARML_API_SECRET_KEY",
         )
     return key, secret
+
+
+def _token(options: ClearmlOptions, environ: Mapping[str, str]) -> str:
+    if options.auth_token is not None:
+        return options.auth_token.get_secret_value()
+    return first("auth_token", environ, {})[0] or ""
 
 
 def _address(url: str) -> str:

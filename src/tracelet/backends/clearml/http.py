@@ -60,7 +60,7 @@ class Connection:
         self._login_lock = threading.Lock()
         self._idle: list[requests.Session] = []
         self._closings = 0
-        self._token = ""
+        self._token = self._renewing = ""
         self._token_end = 0.0
 
     def call(self, action: str, body: Union[bytes, Mapping[str, Any], None] = None) -> Any:
@@ -143,13 +143,13 @@ class Connection:
             return self._token
 
     def _login(self) -> None:
-        response = self._send(
-            f"{self._access.api}/auth.login",
-            self._limits,
-            data=b"{}",
-            headers={"Content-Type": "application/json"},
-            auth=(self._access.key.encode(), self._access.secret.encode()),
-        )
+        more: dict[str, Any] = {"headers": {"Content-Type": "application/json"}, "data": b"{}"}
+        if self._access.key:
+            more["auth"] = (self._access.key.encode(), self._access.secret.encode())
+        else:
+            # One token is exchanged for the next, as long as it is good.
+            more["headers"]["Authorization"] = f"Bearer {self._renewing or self._access.token}"
+        response = self._send(f"{self._access.api}/auth.login", self._limits, **more)
         if response.status_code == 401:
             raise ConfigError(
                 f"ClearML at {self._access.api} refuses the keys",
@@ -160,7 +160,8 @@ class Connection:
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not token:
             raise self._no_clearml()
-        self._token, self._token_end = token, _end_of(token)
+        self._token = self._renewing = token
+        self._token_end = _end_of(token)
 
     def _send(self, url: str, limits: tuple[float, float], **more: Any) -> requests.Response:
         requests = self._requests

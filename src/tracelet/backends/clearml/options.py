@@ -35,6 +35,9 @@ class ClearmlOptions(BackendOptions):
     secret_key: Optional[SecretStr] = Field(
         default=None, description="As in CLEARML_API_SECRET_KEY."
     )
+    auth_token: Optional[SecretStr] = Field(
+        default=None, description="In place of keys, as in CLEARML_AUTH_TOKEN; agents set it."
+    )
     verify_certificate: bool = Field(
         default=True, description="As in CLEARML_API_HOST_VERIFY_CERT."
     )
