@@ -41,6 +41,11 @@ MAY_IMPORT = {
     "collect": (*FACTS, "_guard", "capture.base"),
     # What is kept as an event reaches a backend as the event: who draws it has to read it.
     "backends": (*FACTS, "backends.base", "tfevents", "_guard", "_patching"),
+    # Those that write plain files share how; it is no backend.
+    **dict.fromkeys(
+        ("backends.jsonl", "backends.parquet", "backends.tensorboard"),
+        (*FACTS, "backends.base", "backends.plain", "tfevents", "_guard"),
+    ),
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
     **dict.fromkeys(
@@ -245,7 +250,11 @@ def test_imports_go_one_way() -> None:
 
 def test_nobody_names_a_concrete_one() -> None:
     """Backends, integrations and collectors are looked up in `registry`, never imported."""
-    backends = {name for name in NAMES if name.startswith("backends.")} - {"backends.base"}
+    backends = {
+        name
+        for name in NAMES
+        if name.startswith("backends.") and not _below(name, "backends.plain")
+    } - {"backends.base"}
     assert [
         f"{_where(module, found.line)} imports {found.target}"
         for module in MODULES

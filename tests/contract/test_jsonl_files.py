@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tracelet.backends.base import Batch, RemoteRun, RunInfo
 from tracelet.backends.jsonl import JsonlBackend, JsonlOptions
-from tracelet.backends.jsonl.names import file_name
+from tracelet.backends.plain.names import file_name
 from tracelet.errors import ConfigError, RejectedError, RetryableError, RunGoneError
 from tracelet.records import Artifact, Histogram, Media, Metric, Param, RunStatus, Table
 
@@ -208,7 +208,7 @@ def test_another_process_cannot_write_the_same_file(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tracelet.backends.jsonl.lines import LineFile\n"
+        "from tracelet.backends.plain.lines import LineFile\n"
         "try:\n"
         "    LineFile(Path(sys.argv[1]), create=False)\n"
         "except BlockingIOError:\n"

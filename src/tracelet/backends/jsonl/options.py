@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Optional
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from tracelet.backends.base import BackendOptions
-from tracelet.errors import ConfigError
+from tracelet.backends.plain.folder import chosen
 
 DEFAULT_FOLDER = "tracelet-jsonl"
 
@@ -35,19 +32,4 @@ class JsonlOptions(BackendOptions):
         Raises:
             ConfigError: ``url`` is no folder, or says something else than ``path``.
         """
-        given = [text for text in (self.path, _local(self.url)) if text is not None]
-        folders = {os.path.normpath(cwd / Path(text).expanduser()) for text in given}
-        if len(folders) > 1:
-            raise ConfigError("The jsonl backend has one folder: give either 'path' or 'url'.")
-        return Path(folders.pop()) if folders else cwd / DEFAULT_FOLDER
-
-
-def _local(url: Optional[str]) -> Optional[str]:
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return url2pathname(parts.path)
-    if "://" in url:
-        raise ConfigError(f"The jsonl backend writes into a folder, and {url!r} is none.")
-    return url
+        return chosen("jsonl", {"path": self.path, "url": self.url}, DEFAULT_FOLDER, cwd)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Mapping
 
-from tracelet.backends.jsonl.names import file_name, short_hash
+from tracelet.backends.plain.names import file_name, short_hash
 from tracelet.records import Artifact, Media
 
 _SUFFIXES: Mapping[str, str] = {

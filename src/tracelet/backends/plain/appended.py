@@ -1,4 +1,4 @@
-"""A file that only grows, whole lines at a time, written by one process."""
+"""A file that only grows, by whole entries, written by one process."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Iterator
 
 if sys.platform != "win32":
     import fcntl
 
-_BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
-class LineFile:
+class AppendedFile:
     """
-    Lines in a file. Not thread-safe: its owner holds a lock around every call.
+    Entries in a file. Not thread-safe: its owner holds a lock around every call.
 
-    Opening cuts off a last line without an end: whoever wrote it died over it.
+    Opening cuts off a last entry that is not whole: whoever wrote it died over it.
     """
 
     def __init__(self, path: Path, *, create: bool) -> None:
@@ -41,7 +40,8 @@ class LineFile:
         self._descriptor = os.open(path, flags, 0o666)
         try:
             _lock(self._descriptor)
-            self._size = self._end_of_last_line()
+            self._size = self.size()
+            self._size = self._end_of_last()
             self._cut()
         except BaseException:
             os.close(self._descriptor)
@@ -52,16 +52,16 @@ class LineFile:
         """Whether somebody deleted the file while it was open."""
         return os.fstat(self._descriptor).st_nlink == 0
 
-    def append(self, lines: bytes) -> None:
+    def append(self, entries: bytes) -> None:
         """
-        Write all of ``lines``, or nothing and raise ``OSError``.
+        Write all of ``entries``, or nothing and raise ``OSError``.
 
         Args:
-            lines: Whole lines, each with its end.
+            entries: Whole ones.
         """
         # Something may be left of an attempt that could not even be undone.
         self._cut()
-        rest = memoryview(lines)
+        rest = memoryview(entries)
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -69,18 +69,7 @@ class LineFile:
             with suppress(OSError):
                 self._cut()
             raise
-        self._size += len(lines)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Read all lines from the beginning, without their ends."""
-        position, rest = 0, b""
-        while position < self._size:
-            block = self._read(position, min(_BLOCK_BYTES, self._size - position))
-            if not block:
-                return
-            position += len(block)
-            *lines, rest = (rest + block).split(b"\n")
-            yield from lines
+        self._size += len(entries)
 
     def sync(self) -> None:
         """Make what was written survive the machine."""
@@ -90,18 +79,16 @@ class LineFile:
         """Let go of the file."""
         os.close(self._descriptor)
 
-    def _end_of_last_line(self) -> int:
-        end = os.fstat(self._descriptor).st_size
-        while end > 0:
-            start = max(0, end - _BLOCK_BYTES)
-            found = self._read(start, end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            end = start
-        return 0
+    def size(self) -> int:
+        """Return how long the file is on the disk, in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def _end_of_last(self) -> int:
+        """Return where the last whole entry ends."""
+        raise NotImplementedError
 
     def _cut(self) -> None:
-        if os.fstat(self._descriptor).st_size != self._size:
+        if self.size() != self._size:
             os.ftruncate(self._descriptor, self._size)
 
     def _read(self, position: int, count: int) -> bytes:
