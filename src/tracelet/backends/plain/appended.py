@@ -6,6 +6,10 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 if sys.platform != "win32":
     import fcntl
@@ -46,6 +50,26 @@ class AppendedFile:
         except BaseException:
             os.close(self._descriptor)
             raise
+
+    @classmethod
+    def reading(cls, path: Path) -> Self:
+        """
+        Open a file to look into it; neither locked nor cut, and nothing may be appended.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        found = cls.__new__(cls)
+        found.path = path
+        flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        found._descriptor = os.open(path, os.O_RDONLY | flags)  # noqa: SLF001 - our own
+        found._size = found.size()  # noqa: SLF001
+        return found
+
+    @property
+    def whole(self) -> int:
+        """How many bytes of whole entries there are."""
+        return self._size
 
     @property
     def gone(self) -> bool:
