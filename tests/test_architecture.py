@@ -92,6 +92,7 @@ FOREIGN = {
     "numpy": ("backends.mlflow", "capture", "run", "testing"),
     "PIL": ("backends.mlflow", "run", "testing"),
     "psutil": ("collect", "testing"),
+    "pyarrow": ("backends.parquet",),
     "pydantic": ("backends", "settings", "ship", "testing", "run"),
     "pydantic_core": ("settings",),
     "pydantic_settings": ("settings",),

@@ -49,6 +49,7 @@ _BACKENDS: Mapping[str, _BuiltIn] = MappingProxyType(
         "jsonl": _BuiltIn("tracelet.backends.jsonl:JsonlBackend"),
         "memory": _BuiltIn("tracelet.backends.memory:MemoryBackend"),
         "mlflow": _BuiltIn("tracelet.backends.mlflow:MlflowBackend", "mlflow", "mlflow"),
+        "parquet": _BuiltIn("tracelet.backends.parquet:ParquetBackend", "pyarrow", "parquet"),
         "tensorboard": _BuiltIn("tracelet.backends.tensorboard:TensorBoardBackend"),
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ BLOCK_BYTES = 1 << 20
 
 class AppendedFile:
     """
-    Entries in a file. Not thread-safe: its owner holds a lock around every call.
+    Entries in a file. Its owner holds a lock around what changes it; reading needs none.
 
     Opening cuts off a last entry that is not whole: whoever wrote it died over it.
     """
@@ -41,6 +42,7 @@ class AppendedFile:
         flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         if create:
             flags |= os.O_CREAT | os.O_EXCL
+        self._reading = threading.Lock()
         self._descriptor = os.open(path, flags, 0o666)
         try:
             _lock(self._descriptor)
@@ -61,6 +63,7 @@ class AppendedFile:
         """
         found = cls.__new__(cls)
         found.path = path
+        found._reading = threading.Lock()  # noqa: SLF001
         flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         found._descriptor = os.open(path, os.O_RDONLY | flags)  # noqa: SLF001 - our own
         found._size = found.size()  # noqa: SLF001
@@ -117,8 +120,9 @@ class AppendedFile:
 
     def _read(self, position: int, count: int) -> bytes:
         # Through the one descriptor: opening the file a second time would drop the lock at close.
-        os.lseek(self._descriptor, position, os.SEEK_SET)
-        return os.read(self._descriptor, count)
+        with self._reading:
+            os.lseek(self._descriptor, position, os.SEEK_SET)
+            return os.read(self._descriptor, count)
 
 
 def _lock(descriptor: int) -> None:
