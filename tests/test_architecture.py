@@ -58,7 +58,10 @@ MAY_IMPORT = {
     "run": (*FACTS, *GROUND, "capture", "collect", "backends.base", "ship", "registry", "settings"),
     # 4: what people call
     "api": (*FACTS, "run", "settings", "registry", "spool.rundir", "ship.drain", "_ledger"),
-    "cli": (*FACTS, "run", "settings", "registry", "spool.rundir", "ship", "_ledger", "api"),
+    "cli": (
+        *(*FACTS, "run", "settings", "registry", "spool.rundir", "ship", "_ledger", "api"),
+        "backends.base",
+    ),
     "integrations": (*FACTS, "api", "capture.base", "_patching"),
     # Shipped for the authors of plug-ins: the contract, and what it takes to run it.
     "testing": (*FACTS, *GROUND, "backends.base", "capture", "ship", "registry"),

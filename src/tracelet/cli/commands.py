@@ -90,6 +90,40 @@ def sync(
 
 
 @tracelet.command()
+@click.argument("targets", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--format",
+    "kind",
+    metavar="FORMAT",
+    type=click.Choice(["parquet", "jsonl"]),
+    default="parquet",
+    show_default=True,
+    help="parquet: tables for pandas, Polars, DuckDB. jsonl: a readable file.",
+)
+@click.option(
+    "--output",
+    "-o",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="tracelet-export",
+    show_default=True,
+    help="The folder; each run gets one of its own below it, by project and name.",
+)
+@click.pass_context
+def export(context: click.Context, targets: tuple[str, ...], kind: str, output: Path) -> None:
+    """
+    Write runs that are in the spool as files.
+
+    RUN is the id of a run or its beginning, the folder of one, or a spool folder. It may still be
+    recorded: then it is exported as far as it is. The spool stays as it is, and the same export
+    again gives the same files. The exit code is 1 when something of a run could not be exported.
+    """
+    from tracelet.cli import export as command
+
+    context.exit(command.export(targets, kind=kind, folder=output))
+
+
+@tracelet.command()
 @click.argument("folder", metavar="[DIR]", required=False, type=_FOLDER)
 @click.option(
     "--older-than",
