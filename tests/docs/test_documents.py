@@ -120,7 +120,10 @@ def _agrees(said: str, value: Any) -> bool:
     return said == f"`{value}`"
 
 
-@pytest.mark.parametrize("backend", ["clearml", "jsonl", "memory", "mlflow"])
+BACKENDS = ["clearml", "jsonl", "memory", "mlflow", "parquet", "tensorboard"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_option_of_a_backend_is_documented(backend: str) -> None:
     options = registry.backend_class(backend).Options
     assert sorted(_documented(f"### `{backend}`")) == sorted(options.model_fields)

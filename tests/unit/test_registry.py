@@ -36,10 +36,10 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["jsonl", "memory", "mlflow"])
+@pytest.mark.parametrize("name", ["jsonl", "memory", "mlflow", "parquet", "tensorboard"])
 def test_a_built_in_backend_is_found_by_its_name(name: str) -> None:
-    if name == "mlflow":
-        pytest.importorskip("mlflow")
+    if name in ("mlflow", "parquet"):
+        pytest.importorskip({"parquet": "pyarrow"}.get(name, name))
     cls = registry.backend_class(name)
     assert issubclass(cls, Backend)
     assert cls.name == name
