@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import urllib.request
 from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util import tensor_util
 
+from services.mlflow_server import free_port
 from tracelet.backends.base import Backend, Batch, RemoteRun, RunInfo
 from tracelet.backends.tensorboard import TensorBoardBackend, TensorBoardOptions
 from tracelet.backends.tensorboard.frames import EventsFile
@@ -24,6 +28,7 @@ from tracelet.errors import RejectedError
 from tracelet.records import Artifact, Histogram, Media, Metric, Param, Record, RunStatus, Table
 from tracelet.testing import BackendSuite, Item, Seen
 from tracelet.testing.samples import EVENT_TYPE, SAMPLES, TIME, curve, image
+from tracelet.testing.threads import soon
 
 try:
     import resource
@@ -112,9 +117,7 @@ def seen(store: Path, remote: RemoteRun, precision: str) -> Seen:
                     status = "RUNNING" if kind == "run" else notes[kind][-1]["status"]
             elif plugin == "scalars" or what == "simple_value":
                 number = (
-                    value.simple_value
-                    if what == "simple_value"
-                    else tensor_util.make_ndarray(value.tensor).item()
+                    value.simple_value if what == "simple_value" else value.tensor.double_val[0]
                 )
                 metrics[value.tag].append(Metric(value.tag, number, event.step, event.wall_time))
             elif what == "histo":
@@ -201,9 +204,12 @@ def test_tensorboard_shows_every_kind_on_its_page(tmp_path: Path) -> None:
     found = shown(folder)
     assert found.PluginTagToContent("scalars").keys() == {"loss"}
     points = found.Tensors("loss")
-    assert [(p.step, tensor_util.make_ndarray(p.tensor_proto).item(), p.wall_time) for p in points]
-    assert [tensor_util.make_ndarray(p.tensor_proto).item() for p in points] == [
-        (step + 1) / 3 for step in range(50)
+    assert [(p.step, p.tensor_proto.double_val[0], p.wall_time) for p in points] == [
+        (step, (step + 1) / 3, TIME + step / 1000) for step in range(50)
+    ]
+    assert [tensor_util.make_ndarray(p.tensor_proto) for p in points] == [
+        tensor_util.make_ndarray(tensor_util.make_tensor_proto((step + 1) / 3, "float32"))
+        for step in range(50)
     ]
     assert found.PluginTagToContent("histograms").keys() == {"weights/fc1"}
     assert found.PluginTagToContent("images").keys() == {"predictions", "rollout", "batch"}
@@ -332,3 +338,51 @@ def test_a_block_that_ends_within_a_frame_is_read_on(tmp_path: Path) -> None:
     places = [entry.place for entry in events if entry.letter == "l"]
     events.close()
     assert places == list(range(20_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_tensorboard_itself_serves_the_run(tmp_path: Path, fast: str) -> None:
+    """With each of its two loaders: the faster one knows no tensor of doubles."""
+    if fast == "true":
+        pytest.importorskip("tensorboard_data_server")
+    backend, _ = opened(tmp_path)
+    backend.write(Batch([*curve("loss", 20), Param("lr", 0.1, TIME)]))
+    backend.write(Batch(list(SAMPLES.values()), lane="heavy"))
+    backend.close(RunStatus.FINISHED, TIME + 9)
+    port = free_port()
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path)]
+    with open(tmp_path / "log", "wb") as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(port), "--load_fast", fast], stdout=log, stderr=log
+        )
+
+    def asked(path: str) -> Any:
+        address = f"http://127.0.0.1:{port}/data/{path}"
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    try:
+        points = "plugin/scalars/scalars?run=vision/baseline&tag=loss"
+        assert soon(lambda: len(asked(points) or ()) == 20, 120), (tmp_path / "log").read_text()
+        assert [(step, value) for _, step, value in asked(points)] == [
+            (step, pytest.approx((step + 1) / 3)) for step in range(20)
+        ]
+        shown = ("histograms", "images", "audio", "text", "pr_curves", "mesh")
+        assert {
+            page: sorted(asked(f"plugin/{page}/tags")["vision/baseline"]) for page in shown
+        } == {
+            "histograms": ["weights/fc1"],
+            "images": ["predictions", "rollout"],
+            "audio": ["speech"],
+            "text": ["confusion", "notes"],
+            "pr_curves": ["eval/pr"],
+            "mesh": ["shape"],
+        }
+        assert asked("plugin/graphs/info")["vision/baseline"]["run_graph"]
+    finally:
+        server.terminate()
+        server.wait(30)

@@ -71,7 +71,6 @@ def of_jsonl(folder: Path, where: str = "tracelet-jsonl") -> tuple[Curves, dict[
 def of_tensorboard(folder: Path) -> tuple[Curves, dict[str, str]]:
     from tensorboard.backend.event_processing import plugin_event_accumulator
     from tensorboard.plugins.hparams import metadata
-    from tensorboard.util import tensor_util
 
     found = plugin_event_accumulator.EventAccumulator(
         str(folder / "tracelet-tensorboard" / "project" / "name"),
@@ -79,10 +78,7 @@ def of_tensorboard(folder: Path) -> tuple[Curves, dict[str, str]]:
     )
     found.Reload()
     curves: Curves = {
-        key: [
-            (event.step, tensor_util.make_ndarray(event.tensor_proto).item())
-            for event in found.Tensors(key)
-        ]
+        key: [(event.step, event.tensor_proto.double_val[0]) for event in found.Tensors(key)]
         for key in found.PluginTagToContent("scalars")
     }
     content = found.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
@@ -194,11 +190,10 @@ def test_a_dead_one_is_behind_and_the_others_have_everything(
 
 def of_tensorboard_curve(folder: Path) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-    from tensorboard.util import tensor_util
 
     [path] = (folder / "tracelet-tensorboard/project/name").glob("*.tracelet")
     return [
-        (event.step, tensor_util.make_ndarray(value.tensor).item())
+        (event.step, value.tensor.double_val[0])
         for event in EventFileLoader(str(path)).Load()
         for value in event.summary.value
         if value.tag == "loss"

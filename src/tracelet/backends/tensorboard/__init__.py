@@ -14,8 +14,9 @@ What is in the folder
     (embeddings).
 
 How values are kept
-    A scalar is a tensor of one double, which TensorBoard reads exactly; ``precision="single"`` is
-    the older form for programs that know no other. Steps are whole numbers of 64 bits there: a
+    A scalar is a tensor of 32 bits, because TensorBoard's faster loader shows nothing else, and the
+    double stands beside it in the tensor's ``double_val``. ``precision="single"`` is the older form
+    (``simple_value``), for programs that know no other. Steps are whole numbers of 64 bits there: a
     fraction is refused by name. What TensorBoard has no event for (tags, parameters as they were
     given, artifacts, who the run is, how it ended) is JSON in events of a plug-in ``tracelet``,
     which it passes over.

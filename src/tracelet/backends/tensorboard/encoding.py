@@ -12,7 +12,7 @@ import struct
 from typing import Any, Final, Mapping, Optional
 
 from tracelet.records import Histogram, Media, Scalar, Step
-from tracelet.tfevents.wire import FIXED32, FIXED64, VARINT, field, head, varint
+from tracelet.tfevents.wire import FIXED32, FIXED64, LENGTH, VARINT, field, head, varint
 
 #: What a reader of events expects first; with it, falling steps are not taken for a restart.
 VERSION: Final = field(3, b"brain.Event:2")
@@ -20,8 +20,10 @@ VERSION: Final = field(3, b"brain.Event:2")
 _DOUBLE: Final = struct.Struct("<d")
 _FLOAT: Final = struct.Struct("<f")
 _INT64: Final = range(-(1 << 63), 1 << 63)
-#: ``dtype`` DT_DOUBLE, a shape of no dimension, and the head of one packed double.
-_DOUBLE_TENSOR: Final = b"\x08\x02\x12\x00" + varint(head(6, 2)) + b"\x08"
+#: ``dtype`` DT_FLOAT, a shape of no dimension, and the head of ``float_val``: TensorBoard's faster
+#: loader shows no other type. Readers take the field of the type and leave ``double_val`` alone.
+_SCALAR_TENSOR: Final = b"\x08\x01\x12\x00" + varint(head(5, LENGTH)) + b"\x04"
+_EXACTLY: Final = varint(head(6, LENGTH)) + b"\x08"
 #: ``dtype`` DT_STRING and a shape of no dimension.
 _STRING_TENSOR: Final = b"\x08\x07\x12\x00"
 #: ``dtype`` DT_FLOAT of shape [0]: what the hparams plugin puts where a tensor has to be.
@@ -65,7 +67,8 @@ def metadata(plugin: str, content: bytes = b"") -> bytes:
 _SCALARS: Final = metadata("scalars")
 _TEXT: Final = metadata("text")
 _OURS: Final = metadata("tracelet")
-_DOUBLE_HEAD: Final = varint(head(8, 2)) + varint(len(_DOUBLE_TENSOR) + 8) + _DOUBLE_TENSOR
+_SCALAR_BYTES: Final = len(_SCALAR_TENSOR) + 4 + len(_EXACTLY) + 8
+_SCALAR: Final = varint(head(8, LENGTH)) + varint(_SCALAR_BYTES) + _SCALAR_TENSOR
 
 
 def scalar(key: str, value: float, *, single: bool) -> bytes:
@@ -73,7 +76,7 @@ def scalar(key: str, value: float, *, single: bool) -> bytes:
     tag = field(1, utf8(key))
     if single:
         return tag + varint(head(2, FIXED32)) + _single(value)
-    return tag + _DOUBLE_HEAD + _DOUBLE.pack(value) + _SCALARS
+    return tag + _SCALAR + _single(value) + _EXACTLY + _DOUBLE.pack(value) + _SCALARS
 
 
 def text(key: str, content: str) -> bytes:

@@ -19,8 +19,8 @@ class TensorBoardOptions(BackendOptions):
         logdir: The folder for all projects, ``tensorboard --logdir``; ``tracelet-tensorboard`` in
             the working directory by default.
         url: The same as ``logdir``, also as ``file://…``; this is what ``backend_url`` sets.
-        precision: ``"double"`` keeps every scalar exactly. ``"single"`` writes the older
-            ``simple_value`` of 32 bits, for programs that read nothing else.
+        precision: ``"double"`` keeps every scalar exactly beside the 32 bits that are shown.
+            ``"single"`` writes the older ``simple_value``, for programs that read nothing else.
         parent: Id of the run that this one belongs to.
     """
 
