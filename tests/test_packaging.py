@@ -130,6 +130,7 @@ def test_the_wheel_says_what_it_is(metadata: email.message.Message) -> None:
         "clearml",
         "mlflow",
         "mlflow-remote",
+        "parquet",
         "system",
         "tensorboard",
         "torch",

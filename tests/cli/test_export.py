@@ -114,7 +114,8 @@ def test_a_kept_run_is_exported_after_it_was_delivered() -> None:
 
 
 def test_a_run_that_is_being_recorded_is_exported_as_far_as_it_is() -> None:
-    config = {"silent": True, "mode": "offline"}
+    """Also while its sidecar delivers it: nobody waits for a lock."""
+    config = {"silent": True, "keep_runs": "all"}
     with tracelet.start_logging("name", "project", "jsonl", config=config) as run:
         log(run, 100)
         done = command("export", run.info.run_id, "-o", "out")
@@ -127,6 +128,16 @@ def test_a_run_that_is_being_recorded_is_exported_as_far_as_it_is() -> None:
     assert command("export", run.info.run_id, "-o", "out").exit_code == 0
     assert len(table(folder, "metrics")) == 120
     assert table(folder, "run")[0]["status"] == "FINISHED"
+
+
+def test_a_run_of_which_a_part_was_deleted_is_not_exported() -> None:
+    run_id = recorded(3)
+    [segment] = Path(".tracelet", run_id, "seg").glob("m*-000001")
+    segment.rename(segment.with_name(segment.name[:-1] + "2"))
+    done = command("export", run_id, "-o", "out")
+    assert done.exit_code == 1
+    assert "is not here any more as a whole" in done.output
+    assert list(Path("out").iterdir()) == []
 
 
 def test_what_is_wrong_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

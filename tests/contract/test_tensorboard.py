@@ -340,7 +340,6 @@ def test_a_block_that_ends_within_a_frame_is_read_on(tmp_path: Path) -> None:
     assert places == list(range(20_000))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fast", ["true", "false"])
 def test_tensorboard_itself_serves_the_run(tmp_path: Path, fast: str) -> None:
     """With each of its two loaders: the faster one knows no tensor of doubles."""
