@@ -48,7 +48,7 @@ def test_a_built_in_backend_is_found_by_its_name(name: str) -> None:
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(tracelet.UnknownBackendError, match=r"Did you mean 'mlflow'\?"):
         registry.backend_class("mlfow")
-    with pytest.raises(tracelet.SettingsError, match="Known: jsonl, memory, mlflow"):
+    with pytest.raises(tracelet.SettingsError, match=r"Known: .*jsonl, memory, mlflow"):
         registry.backend_class("zzz")
 
 
