@@ -84,9 +84,11 @@ CONCRETE = (
 #: The one place of each foreign package. `testing` may use what it checks.
 FOREIGN = {
     "aim": ("backends.aim",),
+    "aimrocks": ("backends.aim",),
     "boto3": ("backends.mlflow",),
     "clearml": ("backends.clearml",),
     "click": ("cli",),
+    "filelock": ("backends.aim",),
     "hypothesis": ("testing",),
     "keras": ("integrations.keras", "capture.tensorflow"),
     "lightning": ("integrations.lightning",),
@@ -101,8 +103,8 @@ FOREIGN = {
     "pydantic_settings": ("settings",),
     "pynvml": ("collect",),
     "pytest": ("testing",),
-    "requests": ("backends.clearml", "backends.mlflow"),
-    "sqlalchemy": ("backends.mlflow",),
+    "requests": ("backends.aim", "backends.clearml", "backends.mlflow"),
+    "sqlalchemy": ("backends.aim", "backends.mlflow"),
     "tensorboard": ("capture.tensorboard", "testing"),
     "tensorboardX": ("capture.tensorboardx", "testing"),
     "tensorflow": ("capture.tensorflow",),
@@ -111,6 +113,7 @@ FOREIGN = {
     "typing_extensions": ("backends", "settings"),
     "urllib3": ("backends.mlflow",),
     "wandb": ("backends.wandb",),
+    "websockets": ("backends.aim",),
 }
 
 #: Modules whose every function may stand between a training and its next step.

@@ -36,15 +36,21 @@ INTEGRATION_GROUP = "tracelet.integrations"
 
 
 class _BuiltIn(NamedTuple):
-    """A backend of ours: where it is, the package it needs, and the extra that brings it."""
+    """
+    A backend of ours: where it is, the package it needs, and the extra that brings it.
+
+    ``below``: the first Python that the package cannot be installed on.
+    """
 
     path: str
     package: Optional[str] = None
     extra: Optional[str] = None
+    below: Optional[tuple[int, int]] = None
 
 
 _BACKENDS: Mapping[str, _BuiltIn] = MappingProxyType(
     {
+        "aim": _BuiltIn("tracelet.backends.aim:AimBackend", "aim", "aim", below=(3, 13)),
         "clearml": _BuiltIn("tracelet.backends.clearml:ClearmlBackend", "requests", "clearml"),
         "jsonl": _BuiltIn("tracelet.backends.jsonl:JsonlBackend"),
         "memory": _BuiltIn("tracelet.backends.memory:MemoryBackend"),
@@ -83,10 +89,7 @@ def backend_class(name: str) -> type[Backend]:
     built_in = _BACKENDS.get(name)
     if built_in is not None:
         if built_in.package is not None and not _importable(built_in.package):
-            raise MissingPackageError(
-                f"The backend {name!r} needs the package {built_in.package!r}, which is not "
-                f"installed: pip install 'tracelet[{built_in.extra}]'"
-            )
+            raise MissingPackageError(_missing(name, built_in))
         return _load(built_in.path)  # type: ignore[no-any-return]
     plug_ins = _entry_points(BACKEND_GROUP)
     if name not in plug_ins:
@@ -101,6 +104,21 @@ def backend_class(name: str) -> type[Backend]:
             f"The plug-in for the backend {name!r} ({plug_ins[name].value}) cannot be imported: "
             f"{error}"
         ) from error
+
+
+def _missing(name: str, backend: _BuiltIn) -> str:
+    install = f"pip install 'tracelet[{backend.extra}]'"
+    if backend.below is not None and sys.version_info >= backend.below:
+        here, last = f"{sys.version_info[0]}.{sys.version_info[1]}", backend.below[1] - 1
+        return (
+            f"The backend {name!r} needs the package {backend.package!r}, which there is for "
+            f"Python 3.{last} and older only, and this is Python {here}: {install} in an older "
+            "one, or choose another backend"
+        )
+    return (
+        f"The backend {name!r} needs the package {backend.package!r}, which is not "
+        f"installed: {install}"
+    )
 
 
 def broken_plug_ins() -> Mapping[str, str]:

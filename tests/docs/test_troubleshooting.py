@@ -18,6 +18,7 @@ DIAGNOSES = (
     *sorted((SOURCE / "backends" / "mlflow" / "diagnosis").glob("*.py")),
     *(SOURCE / "backends" / "mlflow" / name for name in ("answers.py", "http.py", "preflight.py")),
     *sorted((SOURCE / "backends" / "clearml").glob("*.py")),
+    *(SOURCE / "backends" / "aim" / name for name in ("address.py", "backend.py", "preflight.py")),
     *(SOURCE / "cli" / name for name in ("installed.py", "spool_folder.py")),
     SOURCE / "backends" / "jsonl" / "backend.py",
     SOURCE / "run" / "examination.py",

@@ -36,9 +36,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["jsonl", "memory", "mlflow", "parquet", "tensorboard"])
+@pytest.mark.parametrize("name", ["aim", "jsonl", "memory", "mlflow", "parquet", "tensorboard"])
 def test_a_built_in_backend_is_found_by_its_name(name: str) -> None:
-    if name in ("mlflow", "parquet"):
+    if name in ("aim", "mlflow", "parquet"):
         pytest.importorskip({"parquet": "pyarrow"}.get(name, name))
     cls = registry.backend_class(name)
     assert issubclass(cls, Backend)
