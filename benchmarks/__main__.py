@@ -13,6 +13,7 @@ MODULES = (
     "heavy_calls",
     "heavy_delivery",
     "throughput",
+    "throughput_aim",
     "throughput_postgres",
     "throughput_clearml",
     "training_step",
