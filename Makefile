@@ -87,7 +87,7 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --group test --group stack
+	$(PIP) --group test --group stack --group trackers
 	@touch $@
 
 # The types of what we ship for tests need what tests need.

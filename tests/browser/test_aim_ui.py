@@ -21,6 +21,7 @@ __all__ = ["browser", "fresh_aim"]
 
 if sys.version_info >= (3, 13):
     pytest.skip("platform: Aim has no build for this Python", allow_module_level=True)
+pytest.importorskip("aim")
 
 pytestmark = pytest.mark.slow
 

@@ -23,6 +23,7 @@ except ImportError:  # Windows
 
 if sys.version_info >= (3, 13):
     pytest.skip("platform: Aim has no build for this Python", allow_module_level=True)
+pytest.importorskip("aim")
 
 
 class TestAim(BackendSuite):

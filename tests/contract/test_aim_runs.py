@@ -25,6 +25,7 @@ from tracelet.testing.samples import TIME, curve, image, metric
 
 if sys.version_info >= (3, 13):
     pytest.skip("platform: Aim has no build for this Python", allow_module_level=True)
+pytest.importorskip("aim")
 
 PROGRAM = """
 import sys

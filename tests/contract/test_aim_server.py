@@ -17,6 +17,7 @@ from tracelet.testing import BackendSuite, Seen
 
 if sys.version_info >= (3, 13):
     pytest.skip("platform: Aim has no build for this Python", allow_module_level=True)
+pytest.importorskip("aim")
 
 pytestmark = pytest.mark.stores
 
