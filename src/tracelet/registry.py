@@ -57,6 +57,7 @@ _BACKENDS: Mapping[str, _BuiltIn] = MappingProxyType(
         "mlflow": _BuiltIn("tracelet.backends.mlflow:MlflowBackend", "mlflow", "mlflow"),
         "parquet": _BuiltIn("tracelet.backends.parquet:ParquetBackend", "pyarrow", "parquet"),
         "tensorboard": _BuiltIn("tracelet.backends.tensorboard:TensorBoardBackend"),
+        "wandb": _BuiltIn("tracelet.backends.wandb:WandbBackend", "wandb", "wandb"),
     }
 )
 

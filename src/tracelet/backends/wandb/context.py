@@ -1,0 +1,67 @@
+"""The facts that nobody logged, as W&B has them: the metadata of a run, and the rest in its config."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Mapping
+
+from tracelet.records import RunInfo
+
+__all__ = ["config", "files", "settings"]
+
+
+def settings(run: RunInfo) -> Mapping[str, Any]:
+    """Return what the vendor's own settings say of a program."""
+    git, command, machine = (_part(run, name) for name in ("git", "command", "hardware"))
+    found = {
+        "git_commit": git.get("commit"),
+        "git_remote_url": git.get("remote"),
+        "host": machine.get("host") or run.host,
+        "program": command.get("script"),
+        "x_executable": command.get("executable"),
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def config(run: RunInfo) -> Mapping[str, Any]:
+    """Return what goes into the run's configuration."""
+    facts = {name: value for name, value in run.context.items() if name != "packages"}
+    return {
+        "_tracelet.run_id": run.run_id,
+        "_tracelet.version": run.version,
+        **({"_tracelet.context": facts} if facts else {}),
+    }
+
+
+def files(run: RunInfo) -> Mapping[str, str]:
+    """Return the small files that the vendor's client writes for each run, by name."""
+    if not run.context:
+        return {}
+    git, command, machine = (_part(run, name) for name in ("git", "command", "hardware"))
+    line = command.get("line")
+    line = [str(part) for part in line] if isinstance(line, list) else []
+    metadata = {
+        "os": machine.get("platform"),
+        "python": command.get("python"),
+        "host": machine.get("host"),
+        "executable": command.get("executable"),
+        "program": command.get("script"),
+        "args": line[1:],
+        "root": command.get("folder"),
+        "cpu_count_logical": machine.get("cpus"),
+        "git": {"remote": git.get("remote"), "commit": git.get("commit")} if git else None,
+        "gpu_count": len(machine.get("gpus") or ()) or None,
+    }
+    found = {"wandb-metadata.json": json.dumps({k: v for k, v in metadata.items() if v})}
+    packages = run.context.get("packages")
+    if isinstance(packages, Mapping):
+        lines = (f"{name}=={version}\n" for name, version in sorted(packages.items()))
+        found["requirements.txt"] = "".join(lines)
+    return found
+
+
+def _part(run: RunInfo, name: str) -> Mapping[str, Any]:
+    # ``run.json`` may have been written by another version.
+    context: Any = run.context
+    found = context.get(name) if isinstance(context, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

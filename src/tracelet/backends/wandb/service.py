@@ -1,0 +1,149 @@
+"""
+The vendor's core process: started when the first run needs it, gone with the last one.
+
+There is one for all runs of this process; starting it takes half a second. What the client changes
+in the process meanwhile (variables, ``sys.exit``, ``sys.excepthook``) is as it was afterwards. Where
+the program has W&B open itself, its core is used and is not ours to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from typing import Any, Iterator, Optional
+
+from tracelet.backends.wandb.bounded import bounded
+from tracelet.errors import BackendError
+
+__all__ = ["Service"]
+
+_PREFIX = "WANDB_"
+_GOODBYE_S = 5.0
+
+
+class Service:
+    """The way of one run to the shared core. Use it between ``acquire`` and ``release``."""
+
+    _lock = threading.RLock()
+    _leases = 0
+    _borrowed = False
+    _variables: dict[str, str] = {}
+    _hooks: tuple[Any, ...] = ()
+    _folder = ""
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def acquire(self) -> Any:
+        """Return the vendor's module, in an environment in which it does nothing of its own."""
+        with Service._lock:
+            if not self._held:
+                if Service._leases == 0:
+                    _prepare()
+                Service._leases += 1
+                self._held = True
+            import wandb
+
+            return wandb
+
+    def release(self) -> None:
+        """Let go; the last one ends the core."""
+        with Service._lock:
+            if not self._held:
+                return
+            self._held = False
+            Service._leases -= 1
+            if Service._leases == 0:
+                _restore()
+
+    def abandon(self) -> None:
+        """Kill a core that does not answer. Other runs open their sessions anew."""
+        with Service._lock:
+            if not Service._borrowed:
+                _kill()
+
+
+def _prepare() -> None:
+    Service._hooks = (sys.exit, sys.excepthook)
+    Service._variables = {
+        name: value for name, value in os.environ.items() if name.startswith(_PREFIX)
+    }
+    Service._borrowed = "wandb" in sys.modules and _pid() is not None
+    if Service._borrowed:
+        return
+    # A variable of the training's shell must not change a run that was configured before.
+    for name in Service._variables:
+        del os.environ[name]
+    Service._folder = tempfile.mkdtemp(prefix="tracelet-wandb-")
+    os.environ["WANDB_SILENT"] = "true"
+    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "ARTIFACT_DIR", "CONFIG_DIR"):
+        os.environ[f"WANDB_{name}"] = Service._folder
+    # The core would report errors of its own to its maker.
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+
+
+def _restore() -> None:
+    if Service._borrowed:
+        return
+    try:
+        import wandb
+
+        with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
+            bounded("ending the core", _GOODBYE_S, wandb.teardown)
+    finally:
+        _kill()
+        for name in [name for name in os.environ if name.startswith(_PREFIX)]:
+            del os.environ[name]
+        os.environ.update(Service._variables)
+        sys.exit, sys.excepthook = Service._hooks  # type: ignore[method-assign]
+        shutil.rmtree(Service._folder, ignore_errors=True)
+
+
+def _kill() -> None:
+    process = _process()
+    if process is not None:
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.wait()
+    if "wandb" in sys.modules:
+        import wandb
+        from wandb.sdk import wandb_setup
+
+        with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
+            bounded("clearing up", _GOODBYE_S, wandb.teardown)
+        # Clearing up talks to the core, which is dead: what is left must not be used again.
+        wandb_setup._singleton = None
+        os.environ.pop("WANDB_SERVICE", None)
+
+
+def _pid() -> Optional[int]:
+    process = _process()
+    return None if process is None else process.pid
+
+
+def _process() -> Any:
+    """Return the core as a process of ours; None when there is none."""
+    if "wandb" not in sys.modules:
+        return None
+    from wandb.sdk import wandb_setup
+
+    found: Any = wandb_setup._singleton
+    for name in ("_connection", "_proc", "_process"):
+        found = getattr(found, name, None)
+    return found
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Keep the core alive over several runs that follow one another."""
+    service = Service()
+    service.acquire()
+    try:
+        yield
+    finally:
+        service.release()
