@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterator, Optional
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = "somebody"
@@ -273,7 +273,7 @@ class _Answers:
         return {"data": method(given.get("input") or given)}
 
     def _url(self, *parts: str) -> str:
-        return "/".join((self._store.url, *parts))
+        return "/".join((self._store.url, *map(quote, parts)))
 
     def _viewer(self, given: dict[str, Any]) -> Any:
         viewer = {"username": ENTITY, "entity": ENTITY, "id": "u", "flags": "{}"}

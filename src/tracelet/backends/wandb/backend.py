@@ -145,33 +145,36 @@ class WandbBackend(Backend):
             self._let_go()
             if not self._offline:
                 self._ask()
-            self._workdir, self._run = workdir, run
-            self._identity = self._identified(run, resume)
-            self._attic = Attic(workdir / "media")
-            self._outbox = outbox = Outbox(workdir / "outbox")
-            self._entries = Entries(self._identity.id, self._attic, outbox.facts.get("names"))
-            if not outbox.facts.get("introduced"):
-                outbox.config.update(context.config(run))
-                parent = run.parents.get(self.name)
-                if parent is not None:
-                    outbox.config["_tracelet.parent"] = parent
-                outbox.tags.update(run.tags)
-            with self._saving():
-                self._begin()
-                if outbox.base is None:
-                    assert self._session is not None
-                    outbox.begin(0 if self._offline else self._session.start)
-            assert self._session is not None
-            session = self._session
-            self._ended = False
-            place = str(session.place) if self._offline else None
-            return RemoteRun(
-                id=self._identity.id,
-                name=session.name,
-                url=session.url,
-                look=f"wandb sync {place}" if place else session.url or "",
-                facts={"project": self._identity.project, "entity": session.entity},
-            )
+            try:
+                with self._saving():
+                    return self._open(run, resume, workdir)
+            except BaseException:
+                self._let_go()
+                raise
+
+    def _open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
+        self._workdir, self._run = workdir, run
+        self._identity = self._identified(run, resume)
+        self._attic = Attic(workdir / "media")
+        self._outbox = outbox = Outbox(workdir / "outbox")
+        self._entries = Entries(self._identity.id, self._attic, outbox.facts.get("names"))
+        if not outbox.facts.get("introduced"):
+            outbox.config.update(context.config(run))
+            parent = run.parents.get(self.name)
+            if parent is not None:
+                outbox.config["_tracelet.parent"] = parent
+            outbox.tags.update(run.tags)
+        session = self._begin()
+        if outbox.base is None:
+            outbox.begin(0 if self._offline else session.start)
+        place = str(session.place) if self._offline else None
+        return RemoteRun(
+            id=self._identity.id,
+            name=session.name,
+            url=session.url,
+            look=f"wandb sync {place}" if place else session.url or "",
+            facts={"project": self._identity.project, "entity": session.entity},
+        )
 
     def write(self, batch: Batch) -> None:
         """
@@ -301,8 +304,15 @@ class WandbBackend(Backend):
         if self._offline:
             for log in outbox.facts.get("logs", ()):
                 start = max(start, last_row(Path(log)))
+        first = self._offline or not outbox.facts.get("introduced")
         self._session = session = Session(
-            self._service.acquire(), options, self._identity, folder, ends=ends
+            self._service.acquire(),
+            options,
+            self._identity,
+            folder,
+            config=self._config(everything=first),
+            labels=self._labels(),
+            ends=ends,
         )
         if self._offline:
             outbox.note(logs=[*outbox.facts.get("logs", ()), str(session.log)])
@@ -310,11 +320,9 @@ class WandbBackend(Backend):
         elif outbox.base is not None and session.start > outbox.next:
             # Somebody else wrote into this run.
             outbox.first = session.start
-        first = self._offline or not outbox.facts.get("introduced")
         if first:
             for name, content in context.files(self._run).items() if self._run else ():
                 session.save(name, content)
-        session.update(self._config(everything=first), self._labels())
         return session
 
     def _config(self, *, everything: bool) -> dict[str, Any]:

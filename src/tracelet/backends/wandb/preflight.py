@@ -83,7 +83,10 @@ def check_server(options: WandbOptions, key: str) -> None:
             raise ConfigError(
                 f"There is no W&B server at {url}", "look at the address, WANDB_BASE_URL"
             ) from error
-        raise RetryableError(f"the W&B server {url} answered {error.code}") from error
+        raise RetryableError(
+            f"the W&B server {url} answered {error.code}",
+            retry_after=_seconds(error.headers.get("Retry-After")),
+        ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         text = "did not answer in time" if isinstance(reason, socket.timeout) else str(reason)
@@ -101,6 +104,10 @@ def _unknown(url: str) -> ConfigError:
         f"The W&B server {url} does not know the key",
         "set WANDB_API_KEY to one of this server, or run 'wandb login --relogin'",
     )
+
+
+def _seconds(text: Optional[str]) -> Optional[float]:
+    return float(text) if text is not None and text.isdigit() else None
 
 
 def _present(module: str) -> bool:

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
-from typing import Any, Iterator, Optional
+from typing import Any
 
 from tracelet.backends.wandb.bounded import bounded
 from tracelet.errors import BackendError
@@ -47,6 +47,10 @@ class Service:
                     _prepare()
                 Service._leases += 1
                 self._held = True
+            process = _process()
+            if process is not None and process.poll() is not None:
+                # Somebody killed it; the client would find out one call later.
+                self.abandon()
             import wandb
 
             return wandb
@@ -73,7 +77,7 @@ def _prepare() -> None:
     Service._variables = {
         name: value for name, value in os.environ.items() if name.startswith(_PREFIX)
     }
-    Service._borrowed = "wandb" in sys.modules and _pid() is not None
+    Service._borrowed = _process() is not None
     if Service._borrowed:
         return
     # A variable of the training's shell must not change a run that was configured before.
@@ -106,24 +110,24 @@ def _restore() -> None:
 
 def _kill() -> None:
     process = _process()
-    if process is not None:
-        with contextlib.suppress(OSError):
-            os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        process.wait()
-    if "wandb" in sys.modules:
-        import wandb
-        from wandb.sdk import wandb_setup
+    if process is None:
+        return
+    with contextlib.suppress(OSError):
+        os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.wait()
+    import wandb
+    from wandb.sdk import wandb_setup
 
-        with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
-            bounded("clearing up", _GOODBYE_S, wandb.teardown)
-        # Clearing up talks to the core, which is dead: what is left must not be used again.
-        wandb_setup._singleton = None
-        os.environ.pop("WANDB_SERVICE", None)
-
-
-def _pid() -> Optional[int]:
-    process = _process()
-    return None if process is None else process.pid
+    # Clearing up ends in an error, because it talks to the core; what it leaves is ended here.
+    client: Any = wandb_setup._singleton
+    with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
+        bounded("clearing up", _GOODBYE_S, wandb.teardown)
+    wandb_setup._singleton = None
+    os.environ.pop("WANDB_SERVICE", None)
+    with contextlib.suppress(AttributeError, BackendError, OSError, RuntimeError):
+        bounded("clearing up", _GOODBYE_S, client._connection._finalizer.close)
+    with contextlib.suppress(AttributeError, BackendError, OSError, RuntimeError):
+        bounded("clearing up", _GOODBYE_S, client._asyncer.join)
 
 
 def _process() -> Any:
@@ -137,13 +141,3 @@ def _process() -> Any:
         found = getattr(found, name, None)
     return found
 
-
-@contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Keep the core alive over several runs that follow one another."""
-    service = Service()
-    service.acquire()
-    try:
-        yield
-    finally:
-        service.release()

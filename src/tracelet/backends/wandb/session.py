@@ -14,7 +14,7 @@ import shutil
 import time as clock
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from tracelet.backends.wandb.bounded import bounded
 from tracelet.backends.wandb.media import Attic, made
@@ -30,6 +30,9 @@ __all__ = ["Identity", "Session", "last_row"]
 _SHOWN = 300
 _POLL_S = 0.05
 _MARK = "_tracelet.confirmed"
+_FILLER = "_tracelet.filler"
+_BLOCK_BYTES = 33_000
+_FLUSHES = "x_transaction_log_flush_interval"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Session:
         options: The complete options, with the key.
         identity: The run.
         folder: Where the client may keep its files.
+        config: Parameters that are new.
+        labels: The run's labels.
         ends: The run ends with this session.
     """
 
@@ -66,6 +71,8 @@ class Session:
         identity: Identity,
         folder: Path,
         *,
+        config: Mapping[str, Any],
+        labels: Sequence[str],
         ends: bool = False,
     ) -> None:
         self._wandb = wandb
@@ -81,7 +88,7 @@ class Session:
         #: The number of the next row.
         self.row = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._call("opening the run", self._init, identity)
+        self._call("opening the run", self._init, identity, dict(config), tuple(labels))
 
     @property
     def start(self) -> int:
@@ -160,7 +167,7 @@ class Session:
 
     def settle(self, number: int) -> None:
         """Return when everything so far is in the file of an offline run, and on the disk."""
-        self._call("writing parameters", self._update, {_MARK: number}, None)
+        self._call("writing parameters", self._mark, number)
         deadline = clock.monotonic() + self._limit()
         position = self._seen
         while True:
@@ -181,7 +188,16 @@ class Session:
                 raise RetryableError("W&B does not write its file")
             clock.sleep(_POLL_S)
 
-    def _init(self, identity: Identity) -> None:
+    def _mark(self, number: int) -> None:
+        self._update({_MARK: number}, None)
+        if _FLUSHES not in self._wandb.Settings.model_fields:
+            # An older core (0.26) writes a block when it is full. What fills it is taken back.
+            self._run.summary[_FILLER] = " " * _BLOCK_BYTES
+            del self._run.summary[_FILLER]
+
+    def _init(
+        self, identity: Identity, config: Mapping[str, Any], labels: Sequence[str]
+    ) -> None:
         options = self._options
         key = options.api_key.get_secret_value() if options.api_key is not None else None
         wanted = {
@@ -202,9 +218,10 @@ class Session:
             "x_update_finish_state": self.ends or self.offline,
             "x_skip_transaction_log": not self.offline,
             "x_file_stream_transmit_interval": 1,
-            "x_transaction_log_flush_interval": 1,
+            _FLUSHES: 1,
             "init_timeout": options.timeout_s,
             "allow_media_symlink": False,
+            "allow_val_change": True,
             # What was away for a moment is asked again soon: our own limit is the shorter one.
             "x_file_stream_retry_wait_max_seconds": 5,
             "x_file_transfer_retry_wait_max_seconds": 5,
@@ -220,6 +237,8 @@ class Session:
             group=identity.group,
             job_type=identity.job_type,
             notes=identity.notes,
+            config=config,
+            tags=labels,
             dir=str(self._folder),
             mode=options.mode,
             resume=None if self.offline else "must" if identity.continued else "allow",
