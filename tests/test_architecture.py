@@ -95,7 +95,7 @@ FOREIGN = {
     "matplotlib": ("backends.mlflow",),
     "mlflow": ("backends.mlflow",),
     "numpy": ("backends.mlflow", "capture", "run", "testing"),
-    "PIL": ("backends.mlflow", "run", "testing"),
+    "PIL": ("backends.mlflow", "backends.wandb", "run", "testing"),
     "psutil": ("collect", "testing"),
     "pyarrow": ("backends.parquet",),
     "pydantic": ("backends", "settings", "ship", "testing", "run"),

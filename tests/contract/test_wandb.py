@@ -116,9 +116,6 @@ def seen(server: WandbServer, run_id: str) -> Seen:
         elif artifact.kind.startswith("tensorboard-"):
             meta = artifact.metadata
             items.append(Item(meta["kind"], meta["key"], meta["step"], 0, contents))
-    for name in run.config:
-        if name == "_tracelet.custom_scalars":
-            items.append(Item("custom_scalars", "layout"))
     params = {
         name[len("tracelet:") :] if name.startswith("tracelet:") else name: str(value)
         for name, value in run.config.items()

@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterator, Optional
@@ -64,7 +63,8 @@ class WandbServer:
     """
     The store, and the way to it, which can be broken.
 
-    ``fault`` is one of ``FAULTS`` of the contract, or None. ``slow_s``: every answer takes so long.
+    ``fault`` is one of ``FAULTS`` of the contract, or None; it holds for paths that contain
+    ``where``.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class WandbServer:
         self.artifacts: dict[str, StoredArtifact] = {}
         self.blobs: dict[str, bytes] = {}
         self.fault: Optional[str] = None
-        self.slow_s = 0.0
+        self.where = ""
         #: What requests asked for, in their order.
         self.asked: list[str] = []
         #: What was asked and is not known here.
@@ -84,8 +84,7 @@ class WandbServer:
         class Handler(_Handler):
             store = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http = _Http(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
         self._thread.start()
@@ -97,10 +96,10 @@ class WandbServer:
         self._thread.join()
 
     @contextlib.contextmanager
-    def failing(self, fault: str) -> Iterator[None]:
+    def failing(self, fault: str, where: str = "") -> Iterator[None]:
         """Fail in one way until the context ends."""
         self._released.clear()
-        self.fault = fault
+        self.fault, self.where = fault, where
         try:
             yield
         finally:
@@ -127,6 +126,13 @@ class WandbServer:
         return found
 
 
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is killed hangs up in the middle; that is what the tests are about."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     store: WandbServer
     protocol_version = "HTTP/1.1"
@@ -151,9 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _broken(self, body: bytes) -> bool:
         fault = self.store.fault
-        if self.store.slow_s:
-            time.sleep(self.store.slow_s)
-        if fault is None or self.path.startswith("/sdk/otel"):
+        if fault is None or self.store.where not in self.path or "/sdk/otel" in self.path:
             return False
         if fault == "hang":
             self.store.wait_for_release()

@@ -377,7 +377,7 @@ class WandbBackend(Backend):
             return
         # The run is to be seen as running, which takes a session. If that fails now, the next
         # write will tell.
-        with contextlib.suppress(RetryableError):
+        with contextlib.suppress(RetryableError), self._saving():
             self._begin()
 
     def _end(self, status: RunStatus) -> None:
@@ -403,7 +403,9 @@ class WandbBackend(Backend):
         try:
             yield
         except BaseException:
-            self._session = None
+            session, self._session = self._session, None
+            if session is not None:
+                session.drop()
             self._service.abandon()
             raise
 

@@ -72,12 +72,13 @@ class Entries:
             if isinstance(first, Artifact):
                 artifacts.append(self._files([each for each in members if type(each) is Artifact]))
                 continue
-            if isinstance(first, Media) and first.kind == "custom_scalars":
-                config["_tracelet.custom_scalars"] = first.meta.get("layout")
+            layout = first.meta.get("layout") if isinstance(first, Media) else None
+            if layout and first.kind == "custom_scalars":
+                config["_tracelet.custom_scalars"] = layout
                 continue
             value = self._value(members)
             if value is None:
-                artifacts.append(self._event(first))
+                artifacts += [self._event(each) for each in members]
                 continue
             name = self._names["media"].map(first.key) if value.get("files") else first.key
             if value["wandb"] in ("table", "curve", "text"):

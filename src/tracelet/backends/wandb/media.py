@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import json
 import math
 import os
@@ -78,10 +79,22 @@ class Attic:
             (self._folder / name).unlink(missing_ok=True)
 
 
-def images(members: Sequence[Media], attic: Attic) -> dict[str, Any]:
-    """Describe pictures of one key and step."""
+def images(members: Sequence[Media], attic: Attic) -> Optional[dict[str, Any]]:
+    """Describe pictures of one key and step; None where one of them is no picture."""
+    if not all(map(_opens, members)):
+        return None
     files = [attic.keep(each.data, _suffix(each.mime, ".png")) for each in members]
     return {"wandb": "image", "files": files, "numbers": [each.index for each in members]}
+
+
+def _opens(media: Media) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(media.data)):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def described(record: Any, attic: Attic) -> Optional[dict[str, Any]]:

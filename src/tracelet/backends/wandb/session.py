@@ -29,6 +29,7 @@ __all__ = ["Identity", "Session", "last_row"]
 
 _SHOWN = 300
 _POLL_S = 0.05
+_STOPPING_S = 1.0
 _MARK = "_tracelet.confirmed"
 _FILLER = "_tracelet.filler"
 _BLOCK_BYTES = 33_000
@@ -164,6 +165,15 @@ class Session:
         self._call("waiting for W&B", self._run.finish, exit_code, limit_s=limit_s)
         if not self.offline:
             shutil.rmtree(self.place, ignore_errors=True)
+
+    def drop(self) -> None:
+        """Let the client's threads of this run end; its core is about to be killed."""
+        # At the end of the process it would try to finish the run.
+        self._run._atexit_cleanup_called = True
+        checker = getattr(self._run, "_run_status_checker", None)
+        if checker is not None:
+            with contextlib.suppress(BackendError, OSError, RuntimeError):
+                bounded("stopping the checks", _STOPPING_S, checker.join)
 
     def settle(self, number: int) -> None:
         """Return when everything so far is in the file of an offline run, and on the disk."""
@@ -306,24 +316,20 @@ class Session:
             return bounded(what, limit, function, *args)
         except BackendError:
             raise
-        except (OSError, EOFError) as error:
-            raise RetryableError(f"{what}: {error or type(error).__name__}") from error
         except Exception as error:
-            answer = self._understood(what, error)
-            if answer is None:
-                raise
-            raise answer from error
+            raise _understood(what, error) from error
 
-    def _understood(self, what: str, error: Exception) -> Optional[BackendError]:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        text = shortened(str(error), _SHOWN)
-        if "UsageError" in kinds and "resume" in text:
-            return RunGoneError(f"W&B has no such run: {text}")
-        if "AuthenticationError" in kinds or "not logged in" in text or "permission" in text:
-            return ConfigError(f"W&B refuses: {text}", "look at the key and at the entity")
-        if kinds & {"Error", "MailboxClosedError", "HandleAbandonedError", "ServiceStartTimeoutError"}:
-            return RetryableError(f"{what}: {text}")
-        return None
+
+def _understood(what: str, error: Exception) -> BackendError:
+    """Return our word for what the client raised; names, because versions differ in places."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    text = shortened(str(error) or type(error).__name__, _SHOWN)
+    if "UsageError" in kinds and "resume" in text:
+        return RunGoneError(f"W&B has no such run: {text}")
+    if "AuthenticationError" in kinds or "not logged in" in text or "permission" in text:
+        return ConfigError(f"W&B refuses: {text}", "look at the key and at the entity")
+    # Records were looked at before: it is the way that fails, whatever it is called.
+    return RetryableError(f"{what}: {text}")
 
 
 def last_row(log: Path) -> int:
