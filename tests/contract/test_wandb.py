@@ -12,12 +12,11 @@ import re
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Iterator, Mapping, Optional
 
 import pytest
-from services.wandb_server import KEY, WandbServer
 
+from services.wandb_server import KEY, WandbServer
 from tracelet.backends.base import Backend, RemoteRun, RunInfo
 from tracelet.backends.wandb import WandbBackend, WandbOptions
 from tracelet.backends.wandb.service import Service
@@ -54,14 +53,11 @@ class TestWandb(BackendSuite):
     hang_limit_s = 60.0
 
     @pytest.fixture(autouse=True)
-    def _server(
-        self, server: WandbServer, warm: Service, request: pytest.FixtureRequest
-    ) -> Iterator[None]:
+    def _server(self, server: WandbServer, warm: Service, request: pytest.FixtureRequest) -> None:
         self.server = server
         if "test_20" in request.node.name:
             # What is left behind shows only when nobody else uses the core.
             warm.release()
-        yield
 
     def backend(self) -> Backend:
         return WandbBackend(WandbOptions(url=self.server.url, api_key=KEY, timeout_s=20))
@@ -96,7 +92,7 @@ def seen(server: WandbServer, run_id: str) -> Seen:
         for name, value in row.items():
             if name in ("_step", "_runtime", "_timestamp", "global_step", "_wandb"):
                 continue
-            key = name[len("tracelet:") :] if name.startswith("tracelet:") else name
+            key = name.removeprefix("tracelet:")
             if isinstance(value, dict):
                 items += _items(run.files, keys.get(key, key), step, value)
             else:
@@ -117,7 +113,7 @@ def seen(server: WandbServer, run_id: str) -> Seen:
             meta = artifact.metadata
             items.append(Item(meta["kind"], meta["key"], meta["step"], 0, contents))
     params = {
-        name[len("tracelet:") :] if name.startswith("tracelet:") else name: str(value)
+        name.removeprefix("tracelet:"): str(value)
         for name, value in run.config.items()
         if name not in ("_wandb", "tags") and not name.startswith("_tracelet.")
     }

@@ -13,9 +13,9 @@ from typing import Iterator
 
 import psutil
 import pytest
-from services.wandb_server import KEY, WandbServer
 from tests.contract.test_wandb import seen
 
+from services.wandb_server import KEY, WandbServer
 from tracelet.backends.base import Batch
 from tracelet.backends.wandb import WandbBackend, WandbOptions
 from tracelet.errors import ConfigError, RetryableError
@@ -156,9 +156,7 @@ def test_lanes_that_come_back_in_another_order(server: WandbServer, tmp_path: Pa
     assert cores() == []
 
 
-def test_a_core_that_does_not_come_to_an_end_is_killed(
-    server: WandbServer, tmp_path: Path
-) -> None:
+def test_a_core_that_does_not_come_to_an_end_is_killed(server: WandbServer, tmp_path: Path) -> None:
     backend = WandbBackend(WandbOptions(url=server.url, api_key=KEY, timeout_s=4))
     backend.open(INFO, None, tmp_path / "work")
     [core] = cores()
@@ -266,9 +264,7 @@ def test_what_the_preflight_says(tmp_path: Path, server: WandbServer) -> None:
     resolved(tmp_path, {}, url=server.url, api_key=f"local-{KEY}", mode="offline").preflight()
 
 
-def test_the_vendors_own_capture_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_vendors_own_capture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = resolved(tmp_path, {})
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(patched={"tensorboard": []}))  # type: ignore[arg-type]
     assert backend.doubts("project") == []

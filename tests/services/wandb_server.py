@@ -191,9 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-    def _answer(
-        self, status: int, answer: Any, headers: Optional[dict[str, str]] = None
-    ) -> None:
+    def _answer(self, status: int, answer: Any, headers: Optional[dict[str, str]] = None) -> None:
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -270,7 +268,7 @@ class _Answers:
         self._store = store
 
     def answer(self, name: str, given: dict[str, Any]) -> Any:
-        method = getattr(self, f"_{name}", None)
+        method = getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), None)
         if method is None:
             self._store.unknown.append(name)
             return {"errors": [{"message": f"the operation {name} is not known here"}], "data": {}}
@@ -284,8 +282,6 @@ class _Answers:
         viewer.update({"teams": {"edges": []}, "email": "", "admin": False, "name": ENTITY})
         return {"viewer": viewer, "serverInfo": self._info()}
 
-    _Viewer = _viewer
-
     def _info(self) -> Any:
         return {
             "cliVersionInfo": {"max_cli_version": "0.99.0"},
@@ -293,16 +289,16 @@ class _Answers:
             "features": [],
         }
 
-    def _ServerInfo(self, given: dict[str, Any]) -> Any:
+    def _server_info(self, given: dict[str, Any]) -> Any:
         return {"serverInfo": self._info(), "viewer": self._viewer({})["viewer"]}
 
-    def _ServerFeaturesQuery(self, given: dict[str, Any]) -> Any:
+    def _server_features_query(self, given: dict[str, Any]) -> Any:
         return {"serverInfo": {"features": []}}
 
-    def _OrgFeatureFlags(self, given: dict[str, Any]) -> Any:
+    def _org_feature_flags(self, given: dict[str, Any]) -> Any:
         return {"serverInfo": {"features": []}, "viewer": {"organizations": []}}
 
-    def _RunResumeStatus(self, given: dict[str, Any]) -> Any:
+    def _run_resume_status(self, given: dict[str, Any]) -> Any:
         place = _place(given.get("entity"), given.get("project"), given["name"])
         run = self._store.runs.get(place)
         if run is None:
@@ -335,7 +331,7 @@ class _Answers:
         entity = {"id": "e", "name": run.entity}
         return {"model": {"id": "m", "name": run.project, "entity": entity, "bucket": bucket}}
 
-    def _UpsertBucket(self, given: dict[str, Any]) -> Any:
+    def _upsert_bucket(self, given: dict[str, Any]) -> Any:
         entity, project = given.get("entity") or ENTITY, given.get("project")
         place = _place(entity, project, given["name"])
         inserted = place not in self._store.runs
@@ -367,10 +363,10 @@ class _Answers:
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
-    def _RunStoppedStatus(self, given: dict[str, Any]) -> Any:
+    def _run_stopped_status(self, given: dict[str, Any]) -> Any:
         return {"project": {"run": {"stopped": False}}}
 
-    def _CreateRunFiles(self, given: dict[str, Any]) -> Any:
+    def _create_run_files(self, given: dict[str, Any]) -> Any:
         run_id = given.get("run") or given.get("runName") or ""
         place = _place(given.get("entity"), given.get("project"), run_id)
         files = [
@@ -379,10 +375,10 @@ class _Answers:
         ]
         return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
 
-    def _MarkRunFilesUploaded(self, given: dict[str, Any]) -> Any:
+    def _mark_run_files_uploaded(self, given: dict[str, Any]) -> Any:
         return {"markRunFilesUploaded": {"success": True}}
 
-    def _CreateArtifact(self, given: dict[str, Any]) -> Any:
+    def _create_artifact(self, given: dict[str, Any]) -> Any:
         name = given["artifactCollectionName"]
         kind = given.get("artifactTypeName", "")
         identity = hashlib.sha256(f"{kind}/{name}/{given['digest']}".encode()).hexdigest()[:24]
@@ -403,7 +399,7 @@ class _Answers:
         }
         return {"createArtifact": {"artifact": artifact}}
 
-    def _CreateArtifactManifest(self, given: dict[str, Any]) -> Any:
+    def _create_artifact_manifest(self, given: dict[str, Any]) -> Any:
         identity = given["artifactID"]
         file = {
             "id": "f",
@@ -414,11 +410,11 @@ class _Answers:
         }
         return {"createArtifactManifest": {"artifactManifest": {"id": identity, "file": file}}}
 
-    def _UpdateArtifactManifest(self, given: dict[str, Any]) -> Any:
-        answer = self._CreateArtifactManifest({"artifactID": given["artifactManifestID"]})
+    def _update_artifact_manifest(self, given: dict[str, Any]) -> Any:
+        answer = self._create_artifact_manifest({"artifactID": given["artifactManifestID"]})
         return {"updateArtifactManifest": answer["createArtifactManifest"]}
 
-    def _CreateArtifactFiles(self, given: dict[str, Any]) -> Any:
+    def _create_artifact_files(self, given: dict[str, Any]) -> Any:
         specs = given.get("artifactFiles") or given.get("files") or []
         edges = [
             {
@@ -439,7 +435,7 @@ class _Answers:
         ]
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
-    def _CommitArtifact(self, given: dict[str, Any]) -> Any:
+    def _commit_artifact(self, given: dict[str, Any]) -> Any:
         artifact = self._store.artifacts[given["artifactID"]]
         artifact.committed = True
         return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": ""}}}

@@ -410,13 +410,13 @@ class WandbBackend(Backend):
             raise
 
     def _let_go(self) -> None:
-        session, self._session = self._session, None
+        limit = min(_FAREWELL_S, self._options.timeout_s)
         try:
-            if session is not None:
-                with contextlib.suppress(RetryableError, ConfigError, OSError):
-                    with self._saving():
-                        session.finish(limit_s=min(_FAREWELL_S, self._options.timeout_s))
+            with contextlib.suppress(RetryableError, ConfigError, OSError), self._saving():
+                if self._session is not None:
+                    self._session.finish(limit_s=limit)
         finally:
+            self._session = None
             with self._keeping:
                 if self._outbox is not None:
                     self._outbox.close()

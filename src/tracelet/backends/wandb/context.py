@@ -1,4 +1,4 @@
-"""The facts that nobody logged, as W&B has them: the metadata of a run, and the rest in its config."""
+"""The facts that nobody logged, as W&B has them: a run's metadata, and the rest in its config."""
 
 from __future__ import annotations
 

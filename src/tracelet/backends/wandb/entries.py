@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
@@ -120,7 +119,7 @@ class Entries:
 
     def _snapshot(self, source: str) -> str:
         """Copy a user's own file: it may change before it is sent."""
-        found = os.stat(source)
+        found = Path(source).stat()
         name = digest(source, found.st_ino, found.st_size, found.st_mtime_ns)
         target = Path(self._attic.path(name))
         if not target.exists():
@@ -138,7 +137,7 @@ class Entries:
             if not isinstance(each, Artifact):
                 continue
             try:
-                found = os.stat(each.source)
+                found = Path(each.source).stat()
             except OSError as error:
                 bad[index] = f"{each.path}: the file cannot be read: {error.strerror}"
                 continue

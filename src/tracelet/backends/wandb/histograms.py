@@ -36,9 +36,7 @@ def merged(histogram: Histogram) -> tuple[list[float], list[float]]:
     ]
 
 
-def _without_empty_ends(
-    edges: list[float], counts: list[float]
-) -> tuple[list[float], list[float]]:
+def _without_empty_ends(edges: list[float], counts: list[float]) -> tuple[list[float], list[float]]:
     if len(counts) <= _MOST or not any(counts):
         return edges, counts
     filled = [place for place, count in enumerate(counts) if count]

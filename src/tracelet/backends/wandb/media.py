@@ -1,5 +1,5 @@
 """
-Everything that is no number, as a value of a row: JSON in the outbox, W&B's own types when it is sent.
+Everything that is no number, as a value of a row: JSON in the outbox, W&B's types when it is sent.
 
 In the outbox such a value is ``{"wandb": <kind>, …}``, with bytes in files of the work folder that
 are named after their content.
@@ -118,11 +118,20 @@ def described(record: Any, attic: Attic) -> Optional[dict[str, Any]]:
 
 def _medium(media: Media, attic: Attic) -> Optional[dict[str, Any]]:
     if media.kind in ("audio", "video"):
-        name = attic.keep(media.data, _suffix(media.mime, {"audio": ".wav"}.get(media.kind, ".gif")))
+        name = attic.keep(
+            media.data, _suffix(media.mime, {"audio": ".wav"}.get(media.kind, ".gif"))
+        )
         return {"wandb": media.kind, "files": [name]}
     if media.kind == "pr_curve":
         rows = _curve(media.meta)
-        return rows and {"wandb": "curve", "title": media.key, "columns": list(_CURVE), "rows": rows}
+        if rows is None:
+            return None
+        return {
+            "wandb": "curve",
+            "title": media.key,
+            "columns": list(_CURVE),
+            "rows": rows,
+        }
     if media.kind == "mesh":
         _, bodies = read_meshes(media.data, _MOST_BODIES)
         files = [attic.keep(*_body(body)) for body in bodies]

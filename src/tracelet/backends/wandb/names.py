@@ -26,7 +26,7 @@ def column(key: str) -> str:
 
 
 def project(name: Optional[str]) -> str:
-    r"""Return the project of a name; ``/ \ # ? % :`` and more than 128 characters are not allowed."""
+    r"""Return the project of a name; W&B refuses ``/ \ # ? % :`` and more than 128 characters."""
     return mapped(
         name or _DEFAULT_PROJECT, allowed=r"[^/\\#?%:\x00-\x1f]", max_length=_MOST_PROJECT
     )

@@ -4,8 +4,8 @@ What is on its way: numbered rows and everything beside them, on this machine's 
 Each batch becomes one line of ``pending.jsonl``, forced to the disk before anything of it is sent.
 The number of a row is given there, in the order in which batches come, whichever lane brings them;
 the same batch again is recognised by its place and gets nothing new. What the server has confirmed
-is folded into ``state.json`` and leaves the file. A shipper that begins anew finds here all that its
-predecessor may have sent in part, so that no row is ever missing between others.
+is folded into ``state.json`` and leaves the file. A shipper that begins anew finds here all that
+its predecessor may have sent in part, so that no row is ever missing between others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import math
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterable, Iterator, NamedTuple, Optional, Sequence
+from types import MappingProxyType
+from typing import IO, Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from tracelet.backends.wandb.names import STEP
 from tracelet.backends.wandb.rows import Row
@@ -36,8 +37,8 @@ class Entry(NamedTuple):
     """
 
     rows: Sequence[Row] = ()
-    config: dict[str, Any] = {}
-    tags: dict[str, str] = {}
+    config: Mapping[str, Any] = MappingProxyType({})
+    tags: Mapping[str, str] = MappingProxyType({})
     artifacts: Sequence[Sequence[Any]] = ()
     files: Sequence[str] = ()
 
@@ -69,7 +70,7 @@ class Outbox:
         self._ends: dict[str, int] = {}
         self._digests: list[str] = []
         self._restore()
-        self._file = open(self._pending, "ab")
+        self._file = self._opened()
 
     @property
     def next(self) -> int:
@@ -109,7 +110,9 @@ class Outbox:
             digests: Of its new records, in the heavy lane.
         """
         serial = self._serial + len(self.entries)
-        line = json.dumps([serial, lane, end, entry, digests], separators=(",", ":")).encode()
+        line = json.dumps(
+            [serial, lane, end, _plain(entry), digests], separators=(",", ":")
+        ).encode()
         size = self._file.tell()
         try:
             self._file.write(line + b"\n")
@@ -154,7 +157,7 @@ class Outbox:
         lines = self._pending.read_bytes().splitlines(keepends=True)[count:]
         self._file.close()
         self._replace(lines)
-        self._file = open(self._pending, "ab")
+        self._file = self._opened()
         needed = {name for entry in self.entries for name in entry.files}
         return [name for entry in gone for name in entry.files if name not in needed]
 
@@ -228,7 +231,15 @@ class Outbox:
         """Undo a line that the disk did not take whole."""
         self._file.close()
         os.truncate(self._pending, size)
-        self._file = open(self._pending, "ab")
+        self._file = self._opened()
+
+    def _opened(self) -> IO[bytes]:
+        return open(self._pending, "ab")
+
+
+def _plain(entry: Entry) -> list[Any]:
+    rows, config, tags, artifacts, files = entry
+    return [rows, dict(config), dict(tags), artifacts, files]
 
 
 def digest(*parts: Any) -> str:

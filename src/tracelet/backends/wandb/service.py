@@ -2,8 +2,8 @@
 The vendor's core process: started when the first run needs it, gone with the last one.
 
 There is one for all runs of this process; starting it takes half a second. What the client changes
-in the process meanwhile (variables, ``sys.exit``, ``sys.excepthook``) is as it was afterwards. Where
-the program has W&B open itself, its core is used and is not ours to end.
+in the process meanwhile (variables, ``sys.exit``, ``sys.excepthook``) is as it was afterwards.
+Where the program has W&B open itself, its core is used and is not ours to end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 from tracelet.backends.wandb.bounded import bounded
@@ -26,26 +27,36 @@ _PREFIX = "WANDB_"
 _GOODBYE_S = 5.0
 
 
+@dataclass
+class _Shared:
+    """What the runs of this process have in common."""
+
+    leases: int = 0
+    #: The core is the program's own.
+    borrowed: bool = False
+    #: How things were before the first run.
+    variables: dict[str, str] = field(default_factory=dict)
+    hooks: tuple[Any, ...] = ()
+    folder: str = ""
+
+
+_shared = _Shared()
+_lock = threading.RLock()
+
+
 class Service:
     """The way of one run to the shared core. Use it between ``acquire`` and ``release``."""
-
-    _lock = threading.RLock()
-    _leases = 0
-    _borrowed = False
-    _variables: dict[str, str] = {}
-    _hooks: tuple[Any, ...] = ()
-    _folder = ""
 
     def __init__(self) -> None:
         self._held = False
 
     def acquire(self) -> Any:
         """Return the vendor's module, in an environment in which it does nothing of its own."""
-        with Service._lock:
+        with _lock:
             if not self._held:
-                if Service._leases == 0:
+                if _shared.leases == 0:
                     _prepare()
-                Service._leases += 1
+                _shared.leases += 1
                 self._held = True
             process = _process()
             if process is not None and process.poll() is not None:
@@ -57,42 +68,42 @@ class Service:
 
     def release(self) -> None:
         """Let go; the last one ends the core."""
-        with Service._lock:
+        with _lock:
             if not self._held:
                 return
             self._held = False
-            Service._leases -= 1
-            if Service._leases == 0:
+            _shared.leases -= 1
+            if _shared.leases == 0:
                 _restore()
 
     def abandon(self) -> None:
         """Kill a core that does not answer. Other runs open their sessions anew."""
-        with Service._lock:
-            if not Service._borrowed:
+        with _lock:
+            if not _shared.borrowed:
                 _kill()
 
 
 def _prepare() -> None:
-    Service._hooks = (sys.exit, sys.excepthook)
-    Service._variables = {
+    _shared.hooks = (sys.exit, sys.excepthook)
+    _shared.variables = {
         name: value for name, value in os.environ.items() if name.startswith(_PREFIX)
     }
-    Service._borrowed = _process() is not None
-    if Service._borrowed:
+    _shared.borrowed = _process() is not None
+    if _shared.borrowed:
         return
     # A variable of the training's shell must not change a run that was configured before.
-    for name in Service._variables:
+    for name in _shared.variables:
         del os.environ[name]
-    Service._folder = tempfile.mkdtemp(prefix="tracelet-wandb-")
+    _shared.folder = tempfile.mkdtemp(prefix="tracelet-wandb-")
     os.environ["WANDB_SILENT"] = "true"
     for name in ("DIR", "DATA_DIR", "CACHE_DIR", "ARTIFACT_DIR", "CONFIG_DIR"):
-        os.environ[f"WANDB_{name}"] = Service._folder
+        os.environ[f"WANDB_{name}"] = _shared.folder
     # The core would report errors of its own to its maker.
     os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 
 def _restore() -> None:
-    if Service._borrowed:
+    if _shared.borrowed:
         return
     try:
         import wandb
@@ -103,9 +114,9 @@ def _restore() -> None:
         _kill()
         for name in [name for name in os.environ if name.startswith(_PREFIX)]:
             del os.environ[name]
-        os.environ.update(Service._variables)
-        sys.exit, sys.excepthook = Service._hooks  # type: ignore[method-assign]
-        shutil.rmtree(Service._folder, ignore_errors=True)
+        os.environ.update(_shared.variables)
+        sys.exit, sys.excepthook = _shared.hooks
+        shutil.rmtree(_shared.folder, ignore_errors=True)
 
 
 def _kill() -> None:
@@ -119,15 +130,15 @@ def _kill() -> None:
     from wandb.sdk import wandb_setup
 
     # Clearing up ends in an error, because it talks to the core; what it leaves is ended here.
-    client: Any = wandb_setup._singleton
+    client: Any = wandb_setup._singleton  # noqa: SLF001
     with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
         bounded("clearing up", _GOODBYE_S, wandb.teardown)
-    wandb_setup._singleton = None
+    wandb_setup._singleton = None  # noqa: SLF001
     os.environ.pop("WANDB_SERVICE", None)
     with contextlib.suppress(AttributeError, BackendError, OSError, RuntimeError):
-        bounded("clearing up", _GOODBYE_S, client._connection._finalizer.close)
+        bounded("clearing up", _GOODBYE_S, client._connection._finalizer.close)  # noqa: SLF001
     with contextlib.suppress(AttributeError, BackendError, OSError, RuntimeError):
-        bounded("clearing up", _GOODBYE_S, client._asyncer.join)
+        bounded("clearing up", _GOODBYE_S, client._asyncer.join)  # noqa: SLF001
 
 
 def _process() -> Any:
@@ -136,8 +147,7 @@ def _process() -> Any:
         return None
     from wandb.sdk import wandb_setup
 
-    found: Any = wandb_setup._singleton
+    found: Any = wandb_setup._singleton  # noqa: SLF001
     for name in ("_connection", "_proc", "_process"):
         found = getattr(found, name, None)
     return found
-

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from tracelet.backends.wandb.bounded import bounded
+from tracelet.backends.wandb.bounded import attempted, bounded
 from tracelet.backends.wandb.media import Attic, made
 from tracelet.backends.wandb.names import STEP
 from tracelet.backends.wandb.options import HOSTED, WandbOptions
@@ -30,6 +30,8 @@ __all__ = ["Identity", "Session", "last_row"]
 _SHOWN = 300
 _POLL_S = 0.05
 _STOPPING_S = 1.0
+#: A core has half a second to start; on a busy machine it takes some.
+_STARTING_S = 10.0
 _MARK = "_tracelet.confirmed"
 _FILLER = "_tracelet.filler"
 _BLOCK_BYTES = 33_000
@@ -89,7 +91,15 @@ class Session:
         #: The number of the next row.
         self.row = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._call("opening the run", self._init, identity, dict(config), tuple(labels))
+        #: How far the file of an offline run was read.
+        self._seen = 7
+        # The client has the same limit, and comes to a clean end when it finds out by itself.
+        limit = options.timeout_s + _STOPPING_S + _STARTING_S
+        try:
+            self._call("opening the run", self._init, identity, config, labels, limit_s=limit)
+        except BaseException:
+            self.drop()
+            raise
 
     @property
     def start(self) -> int:
@@ -126,9 +136,7 @@ class Session:
         """The folder of the session."""
         return Path(self._run.settings.sync_dir)
 
-    def send(
-        self, entries: Iterable[Entry], rows: Iterable[tuple[int, Row]], attic: Attic
-    ) -> None:
+    def send(self, entries: Iterable[Entry], rows: Iterable[tuple[int, Row]], attic: Attic) -> None:
         """
         Hand over what comes next.
 
@@ -168,8 +176,10 @@ class Session:
 
     def drop(self) -> None:
         """Let the client's threads of this run end; its core is about to be killed."""
+        if self._run is None:
+            return
         # At the end of the process it would try to finish the run.
-        self._run._atexit_cleanup_called = True
+        self._run._atexit_cleanup_called = True  # noqa: SLF001
         checker = getattr(self._run, "_run_status_checker", None)
         if checker is not None:
             with contextlib.suppress(BackendError, OSError, RuntimeError):
@@ -184,7 +194,8 @@ class Session:
             from wandb.proto import wandb_internal_pb2
 
             if self.log.exists():
-                for position, data in payloads(self.log, position):  # noqa: B007 - where to go on
+                for behind, data in payloads(self.log, position):
+                    position = behind
                     record = wandb_internal_pb2.Record.FromString(data)
                     if any(
                         item.key == _MARK and item.value_json == str(number)
@@ -205,9 +216,7 @@ class Session:
             self._run.summary[_FILLER] = " " * _BLOCK_BYTES
             del self._run.summary[_FILLER]
 
-    def _init(
-        self, identity: Identity, config: Mapping[str, Any], labels: Sequence[str]
-    ) -> None:
+    def _init(self, identity: Identity, config: Mapping[str, Any], labels: Sequence[str]) -> None:
         options = self._options
         key = options.api_key.get_secret_value() if options.api_key is not None else None
         wanted = {
@@ -247,15 +256,14 @@ class Session:
             group=identity.group,
             job_type=identity.job_type,
             notes=identity.notes,
-            config=config,
-            tags=labels,
+            config=dict(config),
+            tags=tuple(labels),
             dir=str(self._folder),
             mode=options.mode,
             resume=None if self.offline else "must" if identity.continued else "allow",
             reinit="create_new",
             settings=self._wandb.Settings(**settings),
         )
-        self._seen = 7
         self._artifacts = itertools.count()
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP, step_sync=False)
@@ -296,7 +304,7 @@ class Session:
     def _own_copy(self, source: str) -> str:
         """Copy a file to the folder of an offline run, which has to stand alone."""
         number = next(self._artifacts)
-        target = self.place / "artifacts" / f"{number:05}-{os.path.basename(source)[:60]}"
+        target = self.place / "artifacts" / f"{number:05}-{Path(source).name[:60]}"
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target)
         return str(target)
@@ -311,13 +319,12 @@ class Session:
         return self._options.timeout_s + self._bytes / self._options.slowest_bytes_per_s
 
     def _call(self, what: str, function: Any, *args: Any, limit_s: Optional[float] = None) -> Any:
-        limit = self._limit() if limit_s is None else limit_s
-        try:
-            return bounded(what, limit, function, *args)
-        except BackendError:
-            raise
-        except Exception as error:
-            raise _understood(what, error) from error
+        call = attempted(what, self._limit() if limit_s is None else limit_s, function, *args)
+        if call.error is None:
+            return call.result
+        if isinstance(call.error, BackendError) or not isinstance(call.error, Exception):
+            raise call.error
+        raise _understood(what, call.error) from call.error
 
 
 def _understood(what: str, error: Exception) -> BackendError:
@@ -351,7 +358,7 @@ def _size(entry: Entry, attic: Attic) -> float:
     files += [source for each in entry.artifacts for _, source, kept in each[3] if not kept]
     for path in files:
         with contextlib.suppress(OSError):
-            size += os.path.getsize(path)
+            size += Path(path).stat().st_size
     return size
 
 
