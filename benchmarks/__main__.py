@@ -16,6 +16,7 @@ MODULES = (
     "throughput_aim",
     "throughput_postgres",
     "throughput_clearml",
+    "throughput_wandb",
     "training_step",
     "start",
     "doctor",

@@ -14,7 +14,7 @@ import shutil
 import time as clock
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from tracelet.backends.wandb.bounded import attempted, bounded
 from tracelet.backends.wandb.media import Attic, made
@@ -22,6 +22,7 @@ from tracelet.backends.wandb.names import STEP
 from tracelet.backends.wandb.options import HOSTED, WandbOptions
 from tracelet.backends.wandb.outbox import Entry
 from tracelet.backends.wandb.rows import Row
+from tracelet.backends.wandb.swift import swift
 from tracelet.backends.wandb.transactionlog import payloads
 from tracelet.errors import BackendError, ConfigError, RetryableError, RunGoneError, shortened
 
@@ -145,10 +146,11 @@ class Session:
             rows: Their rows with their numbers, also those that the server has already.
             attic: Where the files are.
         """
-        entries = list(entries)
+        entries, rows = list(entries), list(rows)
         self._bytes += sum(_size(entry, attic) for entry in entries)
         self._call("sending rows", self._send, entries, rows, attic)
         self.handed += len(entries)
+        self.row = rows[-1][0] + 1 if rows else self.row
 
     def update(self, config: Mapping[str, Any], labels: Iterable[str]) -> None:
         """Set parameters and labels."""
@@ -237,7 +239,7 @@ class Session:
             "x_update_finish_state": self.ends or self.offline,
             "x_skip_transaction_log": not self.offline,
             "x_file_stream_transmit_interval": 1,
-            _FLUSHES: 1,
+            _FLUSHES: 0.1,
             "init_timeout": options.timeout_s,
             "allow_media_symlink": False,
             "allow_val_change": True,
@@ -271,16 +273,23 @@ class Session:
     def _send(
         self, entries: Iterable[Entry], rows: Iterable[tuple[int, Row]], attic: Attic
     ) -> None:
+        with swift(self._run) as log:
+            self._log(rows, attic, log)
+        for entry in entries:
+            for name, kind, meta, files in entry.artifacts:
+                self._artifact(name, kind, meta, files, attic)
+
+    def _log(
+        self, rows: Iterable[tuple[int, Row]], attic: Attic, log: Callable[[int, Row], bool]
+    ) -> None:
         for number, row in rows:
+            if number >= self.start and log(number, row):
+                continue
             values = {key: made(self._wandb, value, attic) for key, value in row.items()}
             if number >= self.start:
                 self._run.log(values, step=number, commit=True)
             else:
                 self._again(number, row, values)
-            self.row = number + 1
-        for entry in entries:
-            for name, kind, meta, files in entry.artifacts:
-                self._artifact(name, kind, meta, files, attic)
 
     def _again(self, number: int, row: Row, values: Row) -> None:
         """A row that the server has: its files may not have got there."""
