@@ -90,16 +90,16 @@ def test_answers_that_are_cut_off_again_and_again(
     over = threading.Event()
 
     def cut() -> None:
-        while not over.wait(0.3):
-            with server.failing("lost_answer"):
+        while not over.wait(0.4):
+            with server.failing("lost_answer", where="file_stream"):
                 over.wait(0.2)
 
     cutting = threading.Thread(target=cut)
     cutting.start()
     try:
-        for first in range(0, 2000, 250):
+        for first in range(0, 2000, 500):
             try:
-                delivery.send(*curve("loss", 250, first))
+                delivery.send(*curve("loss", 500, first))
                 backend.barrier()
             except RetryableError:
                 delivery.again()

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from services.wandb_server import KEY, WandbServer
 from tests.contract.test_wandb import seen
 
+from services.wandb_server import KEY, WandbServer
 from tracelet.backends.base import Batch
-from tracelet.backends.wandb import WandbBackend, WandbOptions
+from tracelet.backends.wandb import WandbBackend
 from tracelet.records import Artifact, Histogram, Metric, Record, RemoteRun, RunInfo, RunStatus
 from tracelet.testing.delivery import Delivery
 from tracelet.testing.elsewhere import Visit, in_another_process

@@ -21,6 +21,7 @@ DIAGNOSES = (
     *(SOURCE / "backends" / "aim" / name for name in ("address.py", "backend.py", "preflight.py")),
     *(SOURCE / "cli" / name for name in ("installed.py", "spool_folder.py")),
     SOURCE / "backends" / "jsonl" / "backend.py",
+    SOURCE / "backends" / "wandb" / "preflight.py",
     SOURCE / "run" / "examination.py",
 )
 REFUSALS = {"ConfigError", "MissingPackageError"}

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from services.wandb_server import KEY, WandbServer
 from tests.contract.test_wandb import seen
+
+from services.wandb_server import KEY, WandbServer
 
 pytest.importorskip("wandb")
 

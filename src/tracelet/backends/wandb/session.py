@@ -244,6 +244,9 @@ class Session:
             "allow_media_symlink": False,
             "allow_val_change": True,
             # What was away for a moment is asked again soon: our own limit is the shorter one.
+            "x_file_stream_retry_wait_min_seconds": 1,
+            "x_file_transfer_retry_wait_min_seconds": 1,
+            "x_graphql_retry_wait_min_seconds": 1,
             "x_file_stream_retry_wait_max_seconds": 5,
             "x_file_transfer_retry_wait_max_seconds": 5,
             "x_graphql_retry_wait_max_seconds": 5,
