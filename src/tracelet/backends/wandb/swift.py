@@ -31,7 +31,7 @@ def swift(run: Any) -> Iterator[Callable[[int, Row], bool]]:
     Gives a function that logs a row of numbers under its number, and returns False for a row
     that is for ``run.log``.
     """
-    interface: Any = getattr(getattr(run, "_backend", None), "interface", None)
+    interface: Any = getattr(run, "_interface", None)
     if not all(hasattr(interface, name) for name in _PARTS):
         yield _never
         return
