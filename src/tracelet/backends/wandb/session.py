@@ -211,6 +211,11 @@ class Session:
                 raise RetryableError("W&B does not write its file")
             clock.sleep(_POLL_S)
 
+    def _await_another_second(self, run_id: str) -> None:
+        """The client names its folder after the second, and would write over what is there."""
+        while any((self._folder / "wandb").glob(f"offline-run-{_second()}*-{run_id}*")):
+            clock.sleep(_POLL_S)
+
     def _mark(self, number: int) -> None:
         self._update({_MARK: number}, None)
         if _FLUSHES not in self._wandb.Settings.model_fields:
@@ -220,6 +225,8 @@ class Session:
 
     def _init(self, identity: Identity, config: Mapping[str, Any], labels: Sequence[str]) -> None:
         options = self._options
+        if self.offline:
+            self._await_another_second(identity.id)
         key = options.api_key.get_secret_value() if options.api_key is not None else None
         wanted = {
             **identity.settings,
@@ -276,17 +283,25 @@ class Session:
     def _send(
         self, entries: Iterable[Entry], rows: Iterable[tuple[int, Row]], attic: Attic
     ) -> None:
-        with swift(self._run) as log:
-            self._log(rows, attic, log)
+        for plain, group in itertools.groupby(rows, lambda each: _plain(each[1])):
+            if plain:
+                with swift(self._run) as log:
+                    self._log(group, attic, log)
+            else:
+                # Some media wait for an answer to what would not have been sent yet.
+                self._log(group, attic, None)
         for entry in entries:
             for name, kind, meta, files in entry.artifacts:
                 self._artifact(name, kind, meta, files, attic)
 
     def _log(
-        self, rows: Iterable[tuple[int, Row]], attic: Attic, log: Callable[[int, Row], bool]
+        self,
+        rows: Iterable[tuple[int, Row]],
+        attic: Attic,
+        log: Optional[Callable[[int, Row], bool]],
     ) -> None:
         for number, row in rows:
-            if number >= self.start and log(number, row):
+            if log is not None and number >= self.start and log(number, row):
                 continue
             values = {key: made(self._wandb, value, attic) for key, value in row.items()}
             if number >= self.start:
@@ -337,6 +352,14 @@ class Session:
         if isinstance(call.error, BackendError) or not isinstance(call.error, Exception):
             raise call.error
         raise _understood(what, call.error) from call.error
+
+
+def _second() -> str:
+    return clock.strftime("%Y%m%d_%H%M%S")
+
+
+def _plain(row: Row) -> bool:
+    return not any(type(value) is dict for value in row.values())
 
 
 def _understood(what: str, error: Exception) -> BackendError:
