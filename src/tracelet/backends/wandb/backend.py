@@ -298,15 +298,18 @@ class WandbBackend(Backend):
         if not self._offline:
             shutil.rmtree(folder, ignore_errors=True)
         options = self._options
+        server: tuple[str, ...] = ()
         if not self._offline:
-            options = options.model_copy(update={"api_key": _secret(self._key())})
+            key = self._key()
+            server = (options.url or HOSTED, key)
+            options = options.model_copy(update={"api_key": _secret(key)})
         start = outbox.first
         if self._offline:
             for log in outbox.facts.get("logs", ()):
                 start = max(start, last_row(Path(log)))
         first = self._offline or not outbox.facts.get("introduced")
         self._session = session = Session(
-            self._service.acquire(),
+            self._service.acquire(*server),
             options,
             self._identity,
             folder,

@@ -50,8 +50,14 @@ class Service:
     def __init__(self) -> None:
         self._held = False
 
-    def acquire(self) -> Any:
-        """Return the vendor's module, in an environment in which it does nothing of its own."""
+    def acquire(self, url: str = "", key: str = "") -> Any:
+        """
+        Return the vendor's module, in an environment in which it does nothing of its own.
+
+        Args:
+            url: The server: parts of the client ask it beside the core, and know only variables.
+            key: The key for it.
+        """
         with _lock:
             if not self._held:
                 if _shared.leases == 0:
@@ -62,6 +68,8 @@ class Service:
             if process is not None and process.poll() is not None:
                 # Somebody killed it; the client would find out one call later.
                 self.abandon()
+            if url and not _shared.borrowed:
+                os.environ.update(WANDB_BASE_URL=url, WANDB_API_KEY=key)
             import wandb
 
             return wandb
