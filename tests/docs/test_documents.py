@@ -122,7 +122,7 @@ def _agrees(said: str, value: Any) -> bool:
     return said == f"`{value}`"
 
 
-BACKENDS = ["aim", "clearml", "jsonl", "memory", "mlflow", "parquet", "tensorboard"]
+BACKENDS = ["aim", "clearml", "jsonl", "memory", "mlflow", "parquet", "tensorboard", "wandb"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
