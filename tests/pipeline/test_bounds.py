@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -38,7 +39,7 @@ from tracelet.records import (
     Text,
 )
 from tracelet.ship import state, thinner
-from tracelet.ship.bounds import run_bytes
+from tracelet.ship.bounds import Bounds, run_bytes
 from tracelet.ship.shipment import Shipment
 from tracelet.spool import packing
 from tracelet.spool.rundir import RunDir
@@ -560,3 +561,16 @@ def test_a_training_beside_its_sidecar_keeps_to_the_bound(
     assert (texts[-1], points) == (419, list(range(420)))
     assert tags["tracelet.dropped.text"] == str(420 - len(texts))
     assert set(tags) == {"tracelet.dropped.text"}
+
+
+def test_a_very_small_disk_does_not_have_a_run_thinned_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit there waits in memory first; where a person set a bound, it holds."""
+    run = new_run(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(total=6_000_000, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    own = 1_000_000
+    assert Bounds(spool=None, free=None).exceeded(run, own, growing=True) == ""
+    assert Bounds(spool=0, free=500_000).exceeded(run, own, growing=True) == "free"
+    assert Bounds(spool=500_000, free=0).exceeded(run, own, growing=True) == "spool"

@@ -90,7 +90,8 @@ def _run(folder: Path, code: str, spool: str, out: Path, **variables: str) -> tu
 
 def _delivered(out: Path) -> tuple[list[int], str, Path]:
     (file,) = out.rglob("*.jsonl")
-    wait_for(lambda: jsonl(file)[1] is not None)
+    # A host that cannot write down how far it is tries again after up to half a minute.
+    wait_for(lambda: jsonl(file)[1] is not None, timeout=100.0)
     points, status = jsonl(file)
     return [step for step, _ in points], str(status), file
 

@@ -130,9 +130,23 @@ def test_while_the_disk_is_quick_again_what_has_returned_is_on_disk(
     _steps(log, 0, 1)
     for index in range(1, 40):
         _steps(log, index, index + 1)
-        if not log.waiting:  # (a busy machine may leave the thread alone for longer than we wait)
-            assert _arrived(run)[-1] == index
+        assert _arrived(run)[-1] == index
     assert len(_relays()) == 1
+
+
+def test_a_thread_that_has_no_processor_is_waited_for(
+    run: RunDir, disk: Stalling, log: SpoolWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine is no stalling disk: what has returned is on disk, whatever comes then."""
+    disk.once = True
+    _steps(log, 0, 2)  # the second one is the thread's
+    assert len(_relays()) == 1
+    monkeypatch.setattr(module.Relay, "_runnable", lambda _: True)
+    disk.well.clear()
+    threading.Timer(4 * module.HELD_S, disk.well.set).start()
+    _steps(log, 2, 3)
+    assert not log.waiting
+    assert _arrived(run) == [0, 1, 2]
 
 
 def test_the_program_writes_for_itself_again_after_a_while(

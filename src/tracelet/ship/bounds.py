@@ -70,9 +70,13 @@ class Bounds:
             return ""
         disk = shutil.disk_usage(run.path)
         least = least_free(disk.total, self.free)
-        if disk.free < least and own > min(SMALL_BYTES, least):
+        small = SMALL_BYTES if self.free is None else min(SMALL_BYTES, least)
+        if disk.free < least and own > small:
             return "free"
-        most = min(SPOOL_BYTES, int(disk.total * SPOOL_SHARE)) if self.spool is None else self.spool
+        most = self.spool
+        if most is None:
+            # A share of a very small disk would be less than a run may take anywhere.
+            most = max(SMALL_BYTES, min(SPOOL_BYTES, int(disk.total * SPOOL_SHARE)))
         if most and own > min(SMALL_BYTES, most) // 8 and own + _bytes_beside(run, most) > most:
             return "spool"
         return ""

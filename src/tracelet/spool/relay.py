@@ -2,9 +2,10 @@
 A thread that writes in the place of the program's own calls, while the disk stalls.
 
 As a rule there is none. It comes when a write has held a call for too long, and goes when the disk
-has been quick for a while. A call leaves its record in memory, wakes the thread, and waits a moment
-for it: as long as the disk answers, what has returned is on disk, as ever. Once the disk is late
-nobody waits any more, until the thread has caught up.
+has been quick for a while. A call leaves its record in memory, wakes the thread, and waits for it:
+as long as the disk answers, what has returned is on disk, as ever. Once the disk refuses, or holds
+the thread, nobody waits any more, until the thread has caught up. A thread that only waits for a
+processor is waited for: a busy machine is no stalling disk, and must cost nothing at a kill.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from typing import Callable, Optional
 
 __all__ = ["CALM_S", "STALL_S", "Relay"]
 
-#: A write that takes longer is a stall; and no call waits longer for the thread.
+#: A write that takes longer is a stall; and so long a call waits in any case.
 STALL_S = 0.05
+#: How long a call waits for a thread that the disk holds, …
+HELD_S = 0.25
+#: … and how long for one that has no processor.
+STARVED_S = 5.0
 #: The thread goes when no write has stalled for so long.
 CALM_S = 30.0
 #: How often a waiting call looks.
@@ -47,8 +52,10 @@ class Relay:
         "busy",
         "late",
         "passing",
+        "refused",
         "stalled_s",
         "told",
+        "writing_since",
     )
 
     def __init__(self, turn: Callable[[Relay], Optional[float]], *, passing: bool = False) -> None:
@@ -63,6 +70,10 @@ class Relay:
         self.passing = passing
         #: It is writing, without anybody's lock: the segment is its own.
         self.busy = False
+        #: Since when it has been at the disk, if it is.
+        self.writing_since: Optional[float] = None
+        #: The disk did not take all of what it was given last.
+        self.refused = False
         #: A call has waited for it in vain; no other one does before it has caught up.
         self.late = False
         #: How long the disk stalled, in seconds, once that is certain; and whether it was told.
@@ -108,14 +119,31 @@ class Relay:
             return  # a signal handler, within such a wait; it would be interrupted by the next one
         self._waiters.add(me)
         try:
-            deadline = time.monotonic() + STALL_S
+            began = time.monotonic()
             while not self.late and not done():
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - began
+                if waited > STALL_S and (waited > STARVED_S or self._in_vain()):
                     self.late = True
                     return
                 time.sleep(_LOOK_S)
         finally:
             self._waiters.discard(me)
+
+    def _in_vain(self) -> bool:
+        """Tell whether it is the disk that a call waits for."""
+        if self.refused:
+            return True
+        since = self.writing_since
+        return since is not None and time.monotonic() - since > HELD_S and not self._runnable()
+
+    def _runnable(self) -> bool:
+        """Return True where it can be seen that the thread only waits for a processor (Linux)."""
+        try:
+            with open(f"/proc/self/task/{self._thread.native_id}/stat", "rb") as file:  # type: ignore[union-attr]
+                # The state follows the name in parentheses, which may hold anything (proc(5)).
+                return bool(file.read().rpartition(b")")[2].split()[0] == b"R")
+        except (AttributeError, OSError, IndexError):
+            return False
 
     def _work(self) -> None:
         while True:

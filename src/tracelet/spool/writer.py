@@ -998,11 +998,13 @@ class SpoolWriter:
             return relay.rest()
         taken: list[_Batch] = []
         done, began = 0, _monotonic()
+        relay.writing_since = time.monotonic()
         try:
             if self._ready():
                 self._exclusively(lambda: taken.append(self._gathered()))
                 done = self._write_batch(taken[0])
         finally:
+            relay.writing_since = None
             took = _monotonic() - began
             self._exclusively(partial(self._end_turn, relay, taken, done, took))
         return 0.0 if taken and done == len(taken[0].entries) else RETRY_S
@@ -1088,6 +1090,7 @@ class SpoolWriter:
         if self._relay is not relay or self._closed:
             return  # whoever closed the writer has counted already
         relay.wrote(took)
+        relay.refused = not taken or done < len(taken[0].entries)
         if took > STALL_S:
             self._count_stall(relay, took)
         if not taken:
