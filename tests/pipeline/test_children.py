@@ -125,6 +125,31 @@ def test_workers_of_every_kind_log_into_the_run(tmp_path: Path, depot: Depot, ho
     wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
 
 
+def test_a_flush_waits_for_what_it_was_called_for(tmp_path: Path, depot: Depot) -> None:
+    """What a child has logged, and what it was answered, are in the same counts."""
+    code = """
+        pid = os.fork()
+        if pid == 0:
+            for step in range(200):
+                run.log_metric("child", 1.0, step)
+            print(run.flush(60), arrived("child"), flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        for step in range(5):
+            run.log_metric("parent", 1.0, step)
+            print(run.flush(60), arrived("parent"), flush=True)
+        tracelet.stop_logging()
+    """
+    arrived = f"""
+        def arrived(key):
+            calls = map(json.loads, open({str(depot.folder / "calls.jsonl")!r}))
+            records = [each for call in calls for each in call.get("records", ())]
+            return sum(each.get("key") == key for each in records)
+    """
+    process = begin(arrived + code, tmp_path, depot, shipper="thread")
+    assert finished(process) == ["True 200", *(f"True {count}" for count in range(1, 6))]
+
+
 def test_a_child_that_outlives_the_run_is_delivered(tmp_path: Path, depot: Depot) -> None:
     """The run ends with its owner's word; what the child logs afterwards arrives all the same."""
     code = """

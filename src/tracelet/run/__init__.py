@@ -376,7 +376,10 @@ class Run:
             return self._report.pending == 0
         if self._host is None:
             return False
-        target = self._before + self._writer.spooled
+        # What children and other ranks have logged is answered for in the same count: an answer to
+        # theirs is none to ours.
+        everybody = state.spooled(self._run_dir) + self._writer.waiting
+        target = max(self._before + self._writer.spooled, everybody)
         began = here_at = time.monotonic()
         self._host.wake()
         while True:

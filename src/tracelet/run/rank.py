@@ -22,7 +22,6 @@ from tracelet.run.disabled import DisabledRun
 from tracelet.run.elsewhere import Elsewhere
 from tracelet.run.ending import EXIT_S
 from tracelet.run.job import Job
-from tracelet.ship import state
 from tracelet.ship.host import Host
 from tracelet.spool.rundir import RunDir, is_main
 from tracelet.spool.writer import SpoolWriter
@@ -179,11 +178,6 @@ class JoinedRun(Run):
         self._number = number
         self._make_host = host
         self._rank0_ended = ended
-
-    def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until every backend has everything that all ranks have logged so far."""
-        self._before = state.spooled(self._run_dir) - self._writer.spooled
-        return super().flush(timeout)
 
     def _stop(self, status: RunStatus, timeout: float) -> Report:
         if self._ended:
