@@ -63,13 +63,6 @@ def start_logging(
         from tracelet.run.start import launch, prepare
         from tracelet.settings import load
 
-        folder = spawned.invited()
-        if folder is not None:
-            # The very line that the parent has run, which has a run by that.
-            _accept({"folder": folder})
-            joined = get_active_experiment()
-            if joined is not None:
-                return joined
         arguments = {
             "exp_name": exp_name,
             "project": project,
@@ -78,6 +71,13 @@ def start_logging(
             "api_key": api_key,
         }
         loaded = load(arguments, config)
+        folder = spawned.invited()
+        if folder is not None:
+            # The very line that the parent has run, which has a run by that.
+            _accept(spawned.terms_here(folder, loaded.settings))
+            joined = get_active_experiment()
+            if joined is not None:
+                return joined
         if loaded.settings.mode == "disabled":
             return _disabled(loaded.project, loaded.name, loaded.settings.tags)
         former = _active

@@ -375,7 +375,7 @@ def test_children_that_are_started_anew_join_the_run(
     """Also where the start stands outside of ``__main__``, and so is run again by every child."""
     script = tmp_path / "program.py"
     script.write_text(SPAWNED)
-    config = {"silent": True, **options(depot)}
+    config = {"silent": True, "keep_tensorboard": False, **options(depot)}
     process = subprocess.Popen(
         [sys.executable, str(script), json.dumps(config), place],
         cwd=tmp_path,
@@ -386,6 +386,7 @@ def test_children_that_are_started_anew_join_the_run(
     names = ["main", "family", "family child", "captured", "leaves", "pool0", "pool1"]
     assert finished(process) == [f"FINISHED {len(names) * 20} []"]
     assert curves(depot) == dict.fromkeys(names, STEPS)
+    assert not (tmp_path / "logs").exists(), "settings are those of the run, in children, too"
     assert (tmp_path / "tracelet-jsonl" / "project" / "own.jsonl").exists()
     wait_for(lambda: left_over(tmp_path / ".tracelet") == [])
 

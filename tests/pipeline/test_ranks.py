@@ -337,15 +337,20 @@ def test_ranks_that_are_killed(tmp_path: Path, depot: Depot) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="platform: no fork")
-def test_what_a_rank_forks_or_spawns_is_that_rank(tmp_path: Path, depot: Depot) -> None:
-    code = """
+@pytest.mark.parametrize("place", ["main", "top"])
+def test_what_a_rank_forks_or_spawns_is_that_rank(tmp_path: Path, depot: Depot, place: str) -> None:
+    """Also where the start is run again by every child that is started anew."""
+    top = "run = start()" if place == "top" else ""
+    code = f"""
         import multiprocessing
+
+        {top}
 
         def spawned():
             tracelet.get_active_experiment().log_metric("spawned", float(RANK), 1)
 
         if __name__ == "__main__":
-            run = start()
+            run = tracelet.get_active_experiment() or start()
             together()
             pid = os.fork()
             if pid == 0:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional
 from tracelet import registry
 from tracelet._guard import Guard
 from tracelet._ledger import Ledger
+from tracelet._process import find_rank
 from tracelet.run import Run
 from tracelet.run.elsewhere import Elsewhere
 from tracelet.spool.rundir import RunDir
@@ -28,7 +29,7 @@ from tracelet.spool.writer import SpoolWriter
 if TYPE_CHECKING:
     from tracelet.settings import TraceletSettings
 
-__all__ = ["Invitation", "invite", "invited", "join", "uninvite"]
+__all__ = ["Invitation", "invite", "invited", "join", "terms_here", "uninvite"]
 
 #: Where the run is that this process records into.
 VARIABLE = "TRACELET_RUN_DIR"
@@ -58,13 +59,7 @@ def invite(
     run: Run, settings: TraceletSettings, accept: Callable[[Mapping[str, Any]], Any]
 ) -> None:
     """Let children that will be started from now on join the run."""
-    terms: dict[str, Any] = {
-        "folder": str(run._run_dir.path),  # noqa: SLF001
-        "disable": list(settings.disable),
-        "keep": settings.keep_tensorboard,
-        "snapshot": settings.snapshot,
-        "rank": run._writer.rank,  # noqa: SLF001
-    }
+    terms = _terms(str(run._run_dir.path), settings, run._writer.rank)  # noqa: SLF001
     with Guard("invitation of children"):
         os.environ[VARIABLE] = terms["folder"]
         _handed_on()[_KEY] = Invitation(accept, terms)
@@ -85,6 +80,22 @@ def invited() -> Optional[str]:
     if getattr(process.current_process(), "_inheriting", False):
         return os.environ.get(VARIABLE)
     return None
+
+
+def terms_here(folder: str, settings: TraceletSettings) -> Mapping[str, Any]:
+    """Return what the parent's invitation will say, for a child that cannot wait for it."""
+    rank = find_rank() if settings.ranks == "all" else None
+    return _terms(folder, settings, rank.number if rank is not None and rank.number else None)
+
+
+def _terms(folder: str, settings: TraceletSettings, rank: Optional[int]) -> dict[str, Any]:
+    return {
+        "folder": folder,
+        "disable": list(settings.disable),
+        "keep": settings.keep_tensorboard,
+        "snapshot": settings.snapshot,
+        "rank": rank,
+    }
 
 
 def join(terms: Mapping[str, Any], on_stop: Callable[[Run], None]) -> Optional[Run]:
