@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
+from click.testing import CliRunner
 from tests.pipeline.depot import options, plugged_in
 from tests.pipeline.programs import sidecars, wait_for
 from tests.pipeline.stores import FaultyBackend, Store, new_run
@@ -27,6 +28,7 @@ import tracelet
 from tracelet import registry
 from tracelet.backends.base import BatchLimits
 from tracelet.cli import status
+from tracelet.cli.commands import tracelet as command_line
 from tracelet.errors import RetryableError
 from tracelet.records import (
     Artifact,
@@ -38,12 +40,14 @@ from tracelet.records import (
     Tag,
     Text,
 )
-from tracelet.ship import state, thinner
+from tracelet.ship import elsewhere, state, thinner
 from tracelet.ship.bounds import Bounds, run_bytes
 from tracelet.ship.shipment import Shipment
 from tracelet.spool import packing
+from tracelet.spool.cursor import Cursor
+from tracelet.spool.reader import Position
 from tracelet.spool.rundir import RunDir
-from tracelet.spool.writer import SpoolWriter
+from tracelet.spool.writer import INLINE_BYTES, SpoolWriter
 
 SEGMENT = 16 * 1024
 STEPS = 600
@@ -205,6 +209,56 @@ def test_a_run_keeps_to_its_bound_and_says_what_it_gave_up(tmp_path: Path, most:
     for kind, count in told.thinned.items():
         assert tags[f"tracelet.dropped.{kind}"] == str(count)
     found.leave()
+
+
+def test_what_was_given_up_is_told_to_a_new_remote_run_and_in_an_export(tmp_path: Path) -> None:
+    run = bounded(tmp_path, 60_000)
+    writer, store = SpoolWriter(run, segment_bytes=SEGMENT), Store()
+    outage = Outage(store)
+    found = shipment(run, store)
+    log_everything(writer)
+    step(found, 3)
+    thin(found)
+    finish(run, writer)
+    outage.away = False
+    deliver(found)
+    given_up = found.states()["faulty"].thinned
+    found.leave()
+    output = str(tmp_path / "out")
+    kept = CliRunner().invoke(
+        command_line, ["export", str(run.path), "--format", "jsonl", "-o", output]
+    )
+    assert kept.exit_code == 1, "it is not there as a whole"
+    assert f"{sum(given_up.values())} thinned →" in kept.output
+    assert "damaged" not in kept.output
+
+    assert run.shipping.acquire()
+    elsewhere.begin_again(run, "faulty", None)
+    run.shipping.release()
+    another = Store()
+    found = shipment(run, another)
+    deliver(found)
+    found.leave()
+    tags = {each.key: each.value for each in of(another, Tag)}
+    assert {kind: tags.get(f"tracelet.dropped.{kind}") for kind in given_up} == {
+        kind: str(count) for kind, count in given_up.items()
+    }
+
+
+def test_what_was_given_up_hides_nothing_that_was_deleted(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    writer = SpoolWriter(run)
+    writer.scalar("", "loss", 1.0, 1, None)
+    writer.record(Text("long", "x" * (INLINE_BYTES + 1), 1, 1.0))
+    finish(run, writer)
+    cursor = Cursor(run, "faulty")
+    cursor.damaged = {"thinned-media": 50}
+    cursor.lanes["light"].at[writer.name] = Position(1, 0, 0)
+    cursor.save()
+    assert not elsewhere.lacking(run)
+    [blob] = run.blobs.iterdir()
+    blob.unlink()
+    assert elsewhere.lacking(run)
 
 
 def test_thinning_between_batches_of_lanes_that_stand_elsewhere(tmp_path: Path) -> None:

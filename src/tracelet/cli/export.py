@@ -101,12 +101,14 @@ def _one(
 
 
 def _told(found: BackendState) -> tuple[str, bool]:
-    damaged = sum(found.damaged.values())
+    thinned = sum(found.thinned.values())
+    damaged = sum(found.damaged.values()) - thinned
     counts = [f"{found.delivered:,} exported"]
     for number, word in (
         (found.pending, "not yet"),
         (found.rejected, "refused"),
         (damaged, "damaged"),
+        (thinned, "thinned"),
     ):
         if number:
             counts.append(f"{number:,} {word}")
@@ -115,4 +117,5 @@ def _told(found: BackendState) -> tuple[str, bool]:
         text += f" → {found.remote.look}"
     if found.error:
         text += f" ({shortened(found.error, _SAID)})"
-    return text, not (found.pending or found.rejected or damaged or found.remote is None)
+    lacks = found.pending or found.rejected or damaged or thinned
+    return text, not (lacks or found.remote is None)

@@ -12,7 +12,7 @@ from typing import Any, Mapping, Optional
 
 from tracelet.records import Artifact, backend_of
 from tracelet.ship import state
-from tracelet.spool import codec, frame
+from tracelet.spool import codec, frame, thinned
 from tracelet.spool.cursor import LANES, Cursor, LaneState
 from tracelet.spool.reader import Item, Position, SegmentReader
 from tracelet.spool.rundir import RunDir
@@ -97,6 +97,7 @@ def begin_again(run: RunDir, target: str, project: Optional[str]) -> None:
     shutil.rmtree(run.path / "work" / target, ignore_errors=True)
     cursor = Cursor(run, target)
     cursor.remote = cursor.closed = cursor.session = None
+    cursor.told = {}
     if whole:
         cursor.lanes = {lane: LaneState() for lane in LANES}
         cursor.damaged, cursor.warnings, cursor.resent = {}, {}, []
@@ -134,10 +135,15 @@ def lacking(run: RunDir) -> bool:
     ) and not any(lane.at for cursor in cursors for lane in cursor.lanes.values())
     if run.info.keep or untouched:
         return not numbers and any(cursor.closed for cursor in cursors)
-    damaged = max((sum(cursor.damaged.values()) for cursor in cursors), default=0)
+    damaged = max((_damaged(cursor) for cursor in cursors), default=0)
     return any(_lacks(run, writer, found, damaged) for writer, found in numbers.items()) or (
         not numbers
     )
+
+
+def _damaged(cursor: Cursor) -> int:
+    """Return how many records could not be read; those that were given up are no damage."""
+    return sum(cursor.damaged.values()) - sum(thinned.counted(cursor.damaged).values())
 
 
 def _lacks(run: RunDir, writer: str, numbers: list[int], known_damage: int) -> bool:
