@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 
 import tracelet
 from tracelet.cli.commands import tracelet as command_line
+from tracelet.ship import rejected
+from tracelet.spool.cursor import Cursor
 from tracelet.spool.rundir import RunDir, known_roots
 
 
@@ -100,7 +102,10 @@ def test_refused_records_stay_for_a_month() -> None:
     run = recorded(keep_runs=1)
     assert command("sync").exit_code == 0
     refused = run / "rejects" / "jsonl.jsonl"
-    refused.write_text('{"reason": "no"}\n')
+    refused.write_text('{"reason": "sent since"}\n{"reason": "no"}\n')
+    cursor = Cursor(RunDir.open(run), "jsonl")
+    cursor.resent = [(0, 25)]
+    cursor.save()
     aged(run, days=29)
     assert "Nothing is left over." in command("gc").output
     aged(run, days=31)
@@ -109,6 +114,8 @@ def test_refused_records_stay_for_a_month() -> None:
     assert "refused records" in result.output
     assert not refused.exists()
     assert spool() == {run.name}, "it is one of those that are kept"
+    refused.write_text('{"reason": "of a later session"}\n')
+    assert rejected.left(RunDir.open(run), "jsonl")
 
 
 def test_what_is_left_of_runs_and_folders_that_are_gone() -> None:

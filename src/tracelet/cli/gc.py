@@ -184,7 +184,7 @@ def _remove(found: _Find) -> bool:
         if run.shipping.acquire() and run.own(patience_s=0.0):
             if found.files:
                 for path in found.files:
-                    path.unlink(missing_ok=True)
+                    rejected.delete(run, path.stem)
                 return True
             if found.still():
                 run.remove()

@@ -26,7 +26,7 @@ from tracelet.spool.cursor import Cursor
 from tracelet.spool.reader import last_word
 from tracelet.spool.rundir import RunDir
 
-__all__ = ["Resent", "left", "send_again"]
+__all__ = ["Resent", "delete", "left", "send_again"]
 
 _TYPES: Mapping[str, type] = {each.__name__: each for each in records.RECORD_TYPES}
 
@@ -64,6 +64,16 @@ class _Letter:
 def left(run: RunDir, target: str) -> bool:
     """Return True while there are dead letters of a target."""
     return next(_lines(run, target, Cursor(run, target)), None) is not None
+
+
+def delete(run: RunDir, target: str) -> None:
+    """Delete the dead letters of a target. Its ``shipping`` is held. Raises OSError."""
+    cursor = Cursor(run, target)
+    if cursor.resent:
+        # Those were places in this file; what is refused later begins another one.
+        cursor.resent = []
+        cursor.save(sync=True)
+    (run.rejects / f"{target}.jsonl").unlink(missing_ok=True)
 
 
 def send_again(run: RunDir, target: str, make: Callable[[], Backend]) -> Resent:
