@@ -456,8 +456,10 @@ class SpoolWriter:
         return count
 
     def _snapshot_of(self, file: Path, path: str, snapshot: bool) -> None:
-        # A copy would hold the call as long as the disk stalls.
-        kept = blobs.take(file, self.run.blobs, snapshot=snapshot and self._relay is None)
+        # A copy would hold the call as long as the disk stalls; once it has caught up it does not.
+        relay = self._relay
+        hangs = relay is not None and relay.late
+        kept = blobs.take(file, self.run.blobs, snapshot=snapshot and not hangs)
         # A blob is named relative to the run, so that the folder may move.
         source = f"blobs/{kept.path.name}" if kept.identity is None else str(kept.path)
         self.record(Artifact(path, source, kept.size, self.now(), kept.identity))
