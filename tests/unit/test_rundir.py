@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -477,6 +478,21 @@ def test_a_makeshift_folder_is_where_there_is_room_and_is_found_again(
     new_run(tmp_path / "memory" / "tracelet-spool-open")
     assert known_roots(environ) == [root]
     assert makeshift_root(environ) == root  # one is enough
+    taken = tmp_path / "memory" / root.name
+    shutil.rmtree(root)
+    found: list[Any] = []
+    at_once = [
+        threading.Thread(target=lambda: found.append(makeshift_root(environ))) for _ in range(8)
+    ]
+    for thread in at_once:
+        thread.start()
+    for thread in at_once:
+        thread.join()
+    assert set(found) == {root}, "as the ranks of a job do"
+    taken.chmod(0o777)  # not ours alone
+    other = makeshift_root(environ)
+    assert other is not None
+    assert (other.parent, other == taken) == (taken.parent, False)
     monkeypatch.setattr(rundir, "_makeshift_places", lambda _environ: places[:2])
     assert makeshift_root(environ) is None
 

@@ -220,7 +220,8 @@ def _beside(plan: Plan, start: int, on_stop: Callable[[Run], None]) -> Run:
         )
 
         def job_there() -> Job:
-            return Job(_usual_root(plan) or plan.cwd / ".tracelet", rank, start)
+            root = _usual_root(plan) or makeshift_root(os.environ) or plan.cwd / ".tracelet"
+            return Job(root, rank, start)
 
         silent = SilentRun(about, job_there, on_stop)
         if not settings.keep_tensorboard:

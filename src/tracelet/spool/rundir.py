@@ -484,14 +484,29 @@ def makeshift_root(environ: Mapping[str, str]) -> Optional[Path]:
             if writable(former) is None:
                 return former
         try:
-            # Nobody can know its name before, and it is for its owner alone.
-            root = Path(tempfile.mkdtemp(prefix=_MAKESHIFT, dir=place))
+            root = _new_makeshift(place)
         except OSError:
             continue
         if writable(root) is None:
             return root
-        shutil.rmtree(root, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process has been luckier with it
+            root.rmdir()
     return None
+
+
+def _new_makeshift(place: Path) -> Path:
+    """Make a folder that is its owner's alone. Raises OSError."""
+    user = str(os.getuid()) if hasattr(os, "getuid") else "own"
+    root = place / f"{_MAKESHIFT}{user}"
+    try:
+        # The ranks of a job, who start at once, have to find the same one.
+        root.mkdir(mode=0o700)
+    except FileExistsError:
+        if root in _makeshift_roots(place):
+            return root
+        # Somebody else has taken the name. Nobody can know this one before.
+        return Path(tempfile.mkdtemp(prefix=_MAKESHIFT, dir=place))
+    return root
 
 
 def _makeshift_places(environ: Mapping[str, str]) -> list[Path]:
