@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 
 import tracelet
 from tracelet.cli.commands import tracelet as command_line
+from tracelet.ship import snapshot
+from tracelet.spool.packing import pack
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -128,6 +130,23 @@ def test_a_run_that_is_being_recorded_is_exported_as_far_as_it_is() -> None:
     assert command("export", run.info.run_id, "-o", "out").exit_code == 0
     assert len(table(folder, "metrics")) == 120
     assert table(folder, "run")[0]["status"] == "FINISHED"
+
+
+def test_a_segment_that_is_compressed_meanwhile_is_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = recorded(30)
+    original = snapshot._take
+
+    def late(source: Path, target: Path, *, link: bool) -> None:
+        if source.parent.name == "seg" and source.suffix != ".gz":
+            pack(source)
+        original(source, target, link=link)
+
+    monkeypatch.setattr(snapshot, "_take", late)
+    done = command("export", run_id, "-o", "out")
+    assert done.exit_code == 0, done.output
+    assert len(table(Path("out/project/name"), "metrics")) == 30
 
 
 def test_a_run_of_which_a_part_was_deleted_is_not_exported() -> None:

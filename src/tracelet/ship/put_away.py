@@ -7,7 +7,7 @@ from typing import Collection
 
 from tracelet.records import RunStatus
 from tracelet.ship import rejected, state
-from tracelet.spool.packing import pack
+from tracelet.spool.packing import pack, packed_path
 from tracelet.spool.rundir import RunDir, find_runs
 
 __all__ = ["put_away", "removes", "resumable"]
@@ -65,7 +65,7 @@ def _strip(run: RunDir, writers: Collection[str]) -> None:
             ended = max(ended, path.stat().st_mtime if path.exists() else 0.0)
             if path != run.segment_path(writer, numbers[-1]):
                 path.unlink(missing_ok=True)
-                path.with_name(f"{path.name}.gz").unlink(missing_ok=True)
+                packed_path(path).unlink(missing_ok=True)
     for blob in run.blobs.iterdir():
         # A later one belongs to a new session.
         if blob.stat().st_mtime <= ended and blob.name.encode() not in refused:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from tracelet.ship import elsewhere
+from tracelet.spool.packing import packed_path
 from tracelet.spool.rundir import RunDir
 
 __all__ = ["RunLackingError", "snapshot"]
@@ -60,7 +61,7 @@ def snapshot(run: RunDir, root: Path, backend: str, options: Mapping[str, Any]) 
         # Segments first: what they name was there before them.
         for path in sorted(run.segments.iterdir()):
             if not path.name.startswith("."):
-                _take(path, copy.segments / path.name, link=not lives)
+                _take_segment(path, copy.segments, link=not lives)
         for path in sorted(run.blobs.iterdir()):
             if not path.name.startswith("."):
                 _take(path, copy.blobs / path.name, link=True)
@@ -75,6 +76,15 @@ def snapshot(run: RunDir, root: Path, backend: str, options: Mapping[str, Any]) 
 def _check(run: RunDir) -> None:
     if elsewhere.lacking(run):
         raise RunLackingError
+
+
+def _take_segment(source: Path, folder: Path, *, link: bool) -> None:
+    try:
+        _take(source, folder / source.name, link=link)
+    except FileNotFoundError:
+        # Compressed just now, by whoever ships the run.
+        packed = packed_path(source)
+        _take(packed, folder / packed.name, link=link)
 
 
 def _take(source: Path, target: Path, *, link: bool) -> None:
