@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import io
@@ -637,7 +638,9 @@ def test_the_spool_is_for_its_owner_alone(tmp_path: Path) -> None:
         run.log_metric("loss", 1)
         root = tmp_path / ".tracelet"
         for path in [root, *root.rglob("*")]:
-            if path.name != ".gitignore":
+            if path.name == ".gitignore":
+                continue
+            with contextlib.suppress(FileNotFoundError):  # put in a file's place meanwhile
                 assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
         assert (root / ".gitignore").read_text().strip() == "*"
 
