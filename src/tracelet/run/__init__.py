@@ -360,7 +360,7 @@ class Run:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """
-        Wait until every backend has everything that was logged so far.
+        Wait until every backend has everything that was logged so far, also by children and ranks.
 
         Args:
             timeout: How long to wait, in seconds.
