@@ -545,7 +545,7 @@ def test_mlflow_has_what_matters_and_says_what_it_lacks(
             super().write(batch)
 
     options, _ = Away.resolve({"url": uri}, os.environ, tmp_path)
-    run = new_run(tmp_path, bounds={"max_run_bytes": 1})
+    run = new_run(tmp_path, bounds={"max_run_bytes": 1}, cwd=str(tmp_path))
     writer = SpoolWriter(run, segment_bytes=SEGMENT)
     found = Shipment(run, {"faulty": lambda: Away(options)})
     assert found.begin()
