@@ -11,9 +11,6 @@ PYTHON ?= $(shell bash .ci/interpreter 3.11 3.12 3.13 3.10)
 # about is taken and nothing that comes after it changes it. TORCH=… chooses another.
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
-# Tests start processes and wait for them most of the time: three at a time take half as long. A class
-# or a module stays in one process, with the servers that it started. JOBS=0 for one after another.
-JOBS ?= 3
 # The demo and the tests are about a tracker on this machine, whatever is exported here.
 LOCAL := env -u MLFLOW_TRACKING_URI -u MLFLOW_EXPERIMENT_NAME -u MLFLOW_EXPERIMENT_ID \
 	-u MLFLOW_RUN_ID -u TRACELET_DISABLED -u TRACELET_MODE
@@ -32,7 +29,7 @@ demo: $(VENV)/demo.stamp  ## a real training into a local MLflow, then what arri
 test: $(VENV)/test.stamp  ## everything that can be proved on this machine
 	@bash .ci/browser
 	@bash .ci/postgresql >/dev/null
-	$(LOCAL) $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-skips -m "not stores" $(PYTEST_ARGS)
+	$(LOCAL) .ci/tests $(BIN)/python --no-skips -m "not stores" $(PYTEST_ARGS)
 
 .PHONY: stores
 stores: $(VENV)/test.stamp  ## the whole contract on further kinds of MLflow server
