@@ -126,6 +126,7 @@ def test_the_wheel_says_what_it_is(metadata: email.message.Message) -> None:
     assert metadata["Requires-Python"] == ">=3.9"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("Provides-Extra")) == {
+        "aim",
         "all",
         "clearml",
         "mlflow",
@@ -134,6 +135,7 @@ def test_the_wheel_says_what_it_is(metadata: email.message.Message) -> None:
         "system",
         "tensorboard",
         "torch",
+        "wandb",
     }
 
 

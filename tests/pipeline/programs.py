@@ -138,7 +138,7 @@ def gone(pid: int) -> bool:
 def jsonl(path: Path) -> tuple[list[tuple[int, float]], Optional[str]]:
     """Read a file of the jsonl backend: (step, value) of ``loss`` in order, and the status."""
     points, status = [], None
-    for line in path.read_text().splitlines():
+    for line in path.read_text().rpartition("\n")[0].splitlines():
         content = json.loads(line)
         if content["type"] == "metric" and content["key"] == "loss":
             points.append((content["step"], content["value"]))

@@ -265,7 +265,7 @@ def test_a_run_id_belongs_to_the_one_backend() -> None:
         ({"projct": "a"}, "Unknown setting 'projct'. Did you mean 'project'?"),
         ({"keep_run": 1}, "Did you mean 'keep_runs'?"),
         ({"mlflw": {}}, "Did you mean 'mlflow'?"),
-        ({"zzz": 1}, "Known: api_key,"),
+        ({"zzz": 1}, "Known: aim, api_key,"),
         ({5: 1}, "Unknown setting 5"),
         ({"project": 5}, "'project' must be a text, not 5"),
         ({"shipper": "proces"}, "'shipper' must be 'process' or 'thread', not 'proces'"),
