@@ -213,6 +213,8 @@ def run(suite: Suite, tests: Path, python: Path, mode: str, place: Path) -> Any:
         "AWS_SECRET_ACCESS_KEY": "testing",
     }
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "switched_on"]
+    # Else a checkout of ours around it would be part of every name.
+    command.append(f"--rootdir={tests.resolve()}")
     with open(place / "log", "wb") as log:
         subprocess.run(
             [*command, *suite.options, *suite.files],
