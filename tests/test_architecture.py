@@ -16,7 +16,7 @@ import tracelet
 
 ROOT = Path(tracelet.__file__).parent
 
-FACTS = ("records", "errors", "findings", "naming", "_redaction")
+FACTS = ("records", "errors", "findings", "naming", "_redaction", "_installed")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching", "_process")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "findings": FACTS,
     "naming": FACTS,
     "_redaction": (),
+    "_installed": (),
     # 1: the ground
     "_guard": FACTS,
     "_ledger": (*FACTS, "_guard"),
@@ -52,7 +53,7 @@ MAY_IMPORT = {
         ("ship.credentials", "ship.drain", "ship.launch", "ship.sidecar", "ship.thread"),
         (*FACTS, *GROUND, "backends.base", "ship", "registry"),
     ),
-    "registry": ("errors",),
+    "registry": ("errors", "_installed"),
     # 3: the run
     "settings": (*FACTS, *GROUND, "capture", "collect", "backends.base", "ship", "registry"),
     "run": (*FACTS, *GROUND, "capture", "collect", "backends.base", "ship", "registry", "settings"),

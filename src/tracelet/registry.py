@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
+from tracelet._installed import is_installed
 from tracelet.errors import MissingPackageError, UnknownBackendError, nearest
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def backend_class(name: str) -> type[Backend]:
     """
     built_in = _BACKENDS.get(name)
     if built_in is not None:
-        if built_in.package is not None and not _importable(built_in.package):
+        if built_in.package is not None and not is_installed(built_in.package):
             raise MissingPackageError(_missing(name, built_in))
         return _load(built_in.path)  # type: ignore[no-any-return]
     plug_ins = _entry_points(BACKEND_GROUP)

@@ -235,4 +235,3 @@ def test_versions_are_asked_without_importing() -> None:
     expected = tuple(int(part) for part in mlflow.__version__.split(".")[:3])
     assert versions.mlflow() == expected
     assert versions.installed("no-such-distribution") is None
-    assert versions.present("no_such_module") is False

@@ -23,7 +23,7 @@ from tracelet.backends.wandb.service import Service
 from tracelet.records import Artifact, Metric, Record
 from tracelet.testing import BackendSuite, Item, Seen
 
-pytest.importorskip("wandb")
+pytest.importorskip("wandb.sdk")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tracelet.records import Metric, RemoteRun, RunInfo, RunStatus
 from tracelet.testing.delivery import Delivery
 from tracelet.testing.samples import TIME, curve, image, metric, param
 
-pytest.importorskip("wandb")
+pytest.importorskip("wandb.sdk")
 
 INFO = RunInfo("20260101-000000-000-0badcafe", "faults", "run", TIME, {}, ())
 

@@ -28,7 +28,7 @@ from tracelet.testing.delivery import Delivery
 from tracelet.testing.elsewhere import Visit, in_another_process
 from tracelet.testing.samples import SAMPLES, TIME, curve, metric, param, png, tag
 
-wandb = pytest.importorskip("wandb")
+pytest.importorskip("wandb.sdk")
 
 INFO = RunInfo("20260101-000000-000-00ff11fe", "offline", "run", TIME, {"team": "ml"}, ())
 DOUBLES = (0.1, 1 / 3, 1e-300, 5e-324, 1.7976931348623157e308, float("inf"), -0.0, 2.0**53)
@@ -171,6 +171,8 @@ def test_wandb_sync_takes_what_a_killed_shipper_and_its_successor_left(tmp_path:
 
 
 def test_histograms_of_any_width_have_512_buckets_and_every_count(tmp_path: Path) -> None:
+    import wandb
+
     from tracelet.backends.wandb.histograms import merged
 
     edges = [-1.7976931348623157e308, *(float(n) for n in range(1528)), 1.7976931348623157e308]

@@ -16,7 +16,7 @@ from tests.contract.test_wandb import seen
 
 from services.wandb_server import KEY, WandbServer
 
-pytest.importorskip("wandb")
+pytest.importorskip("wandb.sdk")
 
 PROGRAM = """
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import tracelet
 from tracelet import registry
+from tracelet._installed import is_installed
 from tracelet.backends.base import Backend
 
 PLUGIN = """
@@ -56,6 +58,29 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(tracelet.MissingPackageError, match=r"pip install 'tracelet\[mlflow\]'"):
         registry.backend_class("mlflow")
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_folder_of_that_name_is_no_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, imported: bool
+) -> None:
+    """W&B leaves a folder `wandb` wherever it was used: Python would import it, empty."""
+    (tmp_path / "a_tracker" / "run-1").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    if imported:
+        module = importlib.import_module("a_tracker")
+        monkeypatch.setitem(sys.modules, "a_tracker", module)
+    assert not is_installed("a_tracker")
+    (tmp_path / "a_package").mkdir()
+    (tmp_path / "a_package" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert is_installed("a_package")
+    if imported:
+        monkeypatch.setitem(sys.modules, "a_package", importlib.import_module("a_package"))
+        assert is_installed("a_package")
+    assert is_installed("sys")
+    assert not is_installed("no_such_module")
+    assert not is_installed("no_such_module.below")
 
 
 def test_looking_a_backend_up_imports_no_package_of_its_own() -> None:

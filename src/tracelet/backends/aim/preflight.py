@@ -7,14 +7,13 @@ import http.client
 import json
 import os
 import ssl
-import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Optional
 from urllib.parse import urlsplit
 
+from tracelet._installed import is_installed
 from tracelet.backends.aim.address import Address
 from tracelet.errors import ConfigError, MissingPackageError, RetryableError
 
@@ -49,9 +48,7 @@ def check_package() -> None:
     Raises:
         MissingPackageError: It is not.
     """
-    # A module that is None is Python's own way to say "not there".
-    hidden = "aim" in sys.modules and getattr(sys.modules["aim"], "__name__", None) is None
-    if hidden or find_spec("aim") is None:
+    if not is_installed("aim"):
         # The registry says so first, and more of it where this Python is too new.
         raise MissingPackageError(
             "The backend 'aim' needs the package 'aim', which is not installed: "

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Optional
 
-__all__ = ["installed", "mlflow", "parsed", "present", "sqlalchemy", "text"]
+__all__ = ["installed", "mlflow", "parsed", "sqlalchemy", "text"]
 
 #: Major, minor, patch.
 Version = tuple[int, int, int]
@@ -43,12 +42,3 @@ def parsed(text: str) -> Version:
 def text(version: Version) -> str:
     """Return a version as it is written."""
     return ".".join(map(str, version))
-
-
-def present(module: str) -> bool:
-    """Return True when ``module`` could be imported."""
-    try:
-        return find_spec(module) is not None
-    except (ValueError, ModuleNotFoundError):
-        # ValueError is Python's answer for a module that was set to None in sys.modules.
-        return False

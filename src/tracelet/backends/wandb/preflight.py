@@ -7,9 +7,9 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from importlib.util import find_spec
 from typing import Optional
 
+from tracelet._installed import is_installed
 from tracelet.backends.wandb.options import HOSTED, WandbOptions
 from tracelet.errors import ConfigError, MissingPackageError, RetryableError
 
@@ -29,7 +29,7 @@ def check_packages() -> None:
         MissingPackageError: It is not.
     """
     for module, package in (("wandb", "wandb"), ("PIL", "pillow")):
-        if not _present(module):
+        if not is_installed(module):
             raise MissingPackageError(
                 f"The backend 'wandb' needs the package {package!r}, which is not installed: "
                 "pip install 'tracelet[wandb]'"
@@ -108,11 +108,3 @@ def _unknown(url: str) -> ConfigError:
 
 def _seconds(text: Optional[str]) -> Optional[float]:
     return float(text) if text is not None and text.isdigit() else None
-
-
-def _present(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ValueError, ModuleNotFoundError):
-        # ValueError is Python's answer for a module that was set to None in sys.modules.
-        return False

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
 from urllib.parse import urlsplit
 
-from tracelet.backends.mlflow import uri, versions
+from tracelet._installed import is_installed
+from tracelet.backends.mlflow import uri
 from tracelet.backends.mlflow.artifacts import SERVER_STORES, SERVICE, require_shared
 from tracelet.backends.mlflow.diagnosis import disk
 from tracelet.backends.mlflow.store import Experiment
@@ -156,9 +157,7 @@ def _of_folder(folder: Path) -> Optional[Finding]:
 def _of_cloud(location: str, *, served: bool) -> Optional[Finding]:
     module, package = _CLIENTS.get(urlsplit(location).scheme, ("mlflow", "mlflow"))
     missing = [
-        name
-        for what, name in ((module, package), ("mlflow", "mlflow"))
-        if not versions.present(what)
+        name for what, name in ((module, package), ("mlflow", "mlflow")) if not is_installed(what)
     ]
     if not missing:
         return None

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
+from tracelet._installed import is_installed
 from tracelet.backends.mlflow import versions
 from tracelet.backends.mlflow.store import Experiment
 from tracelet.errors import ConfigError, RetryableError
@@ -164,7 +165,7 @@ def check_schema(path: Path, schema: Optional[str]) -> None:
 
 def _revisions() -> dict[str, tuple[str, ...]]:
     """Return each step of the tables' history that the installed MLflow knows, and its former."""
-    found = find_spec("mlflow") if versions.present("mlflow") else None
+    found = find_spec("mlflow") if is_installed("mlflow") else None
     revisions = {}
     for root in (found.submodule_search_locations or ()) if found else ():
         for script in Path(root, "store", "db_migrations", "versions").glob("*.py"):

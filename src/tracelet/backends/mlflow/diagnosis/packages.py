@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from tracelet._installed import is_installed
 from tracelet.backends.mlflow import versions
 from tracelet.backends.mlflow.http import NO_REQUESTS
 from tracelet.backends.mlflow.uri import StoreKind
@@ -35,7 +36,7 @@ def check_remote() -> None:
     Raises:
         MissingPackageError: A package is missing.
     """
-    if not versions.present("requests"):
+    if not is_installed("requests"):
         raise MissingPackageError(*NO_REQUESTS)
 
 
@@ -48,11 +49,11 @@ def check(url: str, kind: StoreKind) -> None:
         ConfigError: Two that are here cannot work together.
     """
     mlflow = versions.mlflow()
-    if mlflow is None or not versions.present("mlflow"):
+    if mlflow is None or not is_installed("mlflow"):
         raise MissingPackageError("MLflow is not installed", "pip install 'tracelet[mlflow]'")
     if kind not in (StoreKind.SQLITE, StoreKind.DATABASE):
         return
-    if versions.installed("mlflow") is None or not versions.present("sqlalchemy"):
+    if versions.installed("mlflow") is None or not is_installed("sqlalchemy"):
         raise MissingPackageError(
             "mlflow-skinny cannot open a database, and without an address that is what MLflow uses",
             "pip install 'tracelet[mlflow]', or set the address of a tracking server",
@@ -71,9 +72,9 @@ def _driver(scheme: str, sqlalchemy: versions.Version) -> None:
     driver = _DRIVERS.get(scheme)
     if scheme == "postgresql" and sqlalchemy >= (2, 1, 0):
         driver = "psycopg"
-    if driver is None or versions.present(driver):
+    if driver is None or is_installed(driver):
         return
     remedy = f"pip install '{_PACKAGES.get(driver, driver)}'"
-    if driver == "psycopg" and versions.present("psycopg2"):
+    if driver == "psycopg" and is_installed("psycopg2"):
         remedy += ", or write postgresql+psycopg2:// for the driver that is here"
     raise MissingPackageError(f"A database at {scheme}:// needs the package {driver!r}", remedy)
