@@ -106,7 +106,7 @@ class _Source:
     rank: Optional[int] = None
     leads: bool = False
     #: The names of metrics, by stream and tag: asked for with every point.
-    keys: dict[tuple[str, Optional[str]], str] = field(default_factory=dict)
+    keys: dict[str, dict[Optional[str], str]] = field(default_factory=dict)
 
 
 class Assembly:
@@ -273,45 +273,54 @@ class Assembly:
         if (light and Metric not in self.accepts) or not (main or self._catalog.has_main(rank)):
             return
         known: Optional[str] = None
-        records, keys, names = load.records, load.keys, source.keys
-        most, room = self.limits.max_records, self.limits.max_bytes - load.size
-        at, before, seq = source.at, source.at, source.at.seq
-        while ahead:
-            kind, flags, payload, stream, tag, after, _, given_up = ahead[0]
+        keys, unpack, point = load.keys, frame.SCALAR_INT.unpack, Metric.point
+        names: dict[Optional[str], str] = {}
+        size, limits = frame.SCALAR_INT.size, self.limits
+        # A batch that was on its way is made again as it was, whatever the limits are now.
+        most = min(limits.max_records - len(load.records), (limits.max_bytes - load.size) // size)
+        most = len(ahead) if bound is not None else most
+        at, seq, passed = source.at, source.at.seq, 0
+        found: list[Record] = []
+        add = found.append
+        for kind, flags, payload, stream, tag, after, _, given_up in ahead:
             if (
                 kind != frame.SCALAR
                 or flags & _SPECIAL
                 or given_up
-                or (light and after.seq != seq + 1)
-                or len(payload) != frame.SCALAR_INT.size
+                or (light and after[2] != seq + 1)
                 or (bound is not None and after > bound)
             ):
                 break
             if stream != known:
                 self._catalog.seen(stream, main=main, rank=rank)
                 known = stream
+                names = source.keys.setdefault(stream, {})
             if light:
-                key = names.get((stream, tag))
-                if key is None:
-                    key = self._catalog.key("metric", stream, tag or "", rank)
-                    names[stream, tag] = key
-                if bound is None and (
-                    len(records) >= most
-                    or len(payload) > room
-                    or (key not in keys and len(keys) >= self.limits.max_keys)
-                ):
+                if passed >= most:
                     break
-                _, value, step, when = frame.SCALAR_INT.unpack(payload)
-                records.append(Metric.point(key, value, step, when, stream))
-                load.frame_of.append(load.frames)
-                load.frames += 1
-                keys.add(key)
-                room -= len(payload)
-            ahead.popleft()
-            at, seq = after, after.seq
-        if at is not before:
-            source.at = load.behind[writer] = at
-            load.size = self.limits.max_bytes - room
+                key = names.get(tag)
+                if key is None:
+                    key = names[tag] = self._catalog.key("metric", stream, tag or "", rank)
+                if key not in keys:
+                    if bound is None and len(keys) >= limits.max_keys:
+                        break
+                    keys.add(key)
+                _, value, step, when = unpack(payload)
+                add(point(key, value, step, when, stream))
+            passed += 1
+            at, seq = after, after[2]
+        if not passed:
+            return
+        if passed == len(ahead):
+            ahead.clear()
+        else:
+            for _ in range(passed):
+                ahead.popleft()
+        source.at = load.behind[writer] = at
+        load.records += found
+        load.frame_of += range(load.frames, load.frames + len(found))
+        load.frames += len(found)
+        load.size += len(found) * size
 
     def _fits(self, load: Load, records: Sequence[Record], item: Item) -> bool:
         limits = self.limits

@@ -44,8 +44,11 @@ SYNC_S = 1.0
 SWEEP_S = 2.0
 #: How often is looked whether the run has grown beyond its bounds.
 BOUNDS_S = 2.0
-#: States are published no more often than this.
-PUBLISH_S = 0.05
+#: States are published no more often than this; and where nobody waits and only numbers have grown,
+#: than that: it is a file that is written anew each time.
+PUBLISH_S, NUMBERS_S = 0.05, 0.5
+#: So long somebody is taken to wait who has asked.
+ASKED_S = 5.0
 
 STUMBLED = Step("wait", 1.0)
 
@@ -99,7 +102,8 @@ class Shipment:
         self._swept_at = time.monotonic()
         self._written: dict[str, tuple[int, int, int]] = {}
         self._published: Mapping[str, state.BackendState] = {}
-        self._published_at = 0.0
+        self._published_at = self._asked_at = 0.0
+        self._published_kinds: Sequence[object] = ()
         self.deliveries: dict[str, Delivery] = {}
         self._thinner = Thinner(run, self._lanes) if bounded else None
         self._bounded_at = time.monotonic()
@@ -402,9 +406,14 @@ class Shipment:
             True when that has changed.
         """
         now = time.monotonic()
-        if not force and now - self._published_at < PUBLISH_S:
+        kinds = [
+            (*each.shown(), each.gone, *(lane.underway for lane in each.lanes.values()))
+            for each in self.all()
+        ]
+        calm = kinds == self._published_kinds and now - self._asked_at > ASKED_S
+        if not force and now - self._published_at < (NUMBERS_S if calm else PUBLISH_S):
             return False
-        self._published_at = now
+        self._published_at, self._published_kinds = now, kinds
         states = self.states()
         if states == self._published and not force:
             return False
@@ -412,8 +421,13 @@ class Shipment:
         self._published = states
         return True
 
+    def asked(self) -> None:
+        """Take note that somebody waits for what is published."""
+        self._asked_at = time.monotonic()
+
     def tell(self) -> None:
         """Publish for somebody who waits; see ``publish``."""
+        self.asked()
         try:
             self.publish()
         except Exception as error:

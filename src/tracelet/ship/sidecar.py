@@ -98,6 +98,7 @@ class _Served:
             thread.start()
 
     def wake(self) -> None:
+        self.shipment.asked()
         for thread in self.threads:
             thread.lane.await_all()
             thread.wake.set()

@@ -68,6 +68,8 @@ _FRONT = struct.Struct("<4sI")
 _CRC = struct.Struct("<I")
 _REST = struct.Struct("<QBBH")
 _WHOLE = struct.Struct("<4sIIQBBH")
+#: A whole frame of a plain point.
+_POINT = struct.Struct("<4sIIQBBH32s")
 HEADER_SIZE = _WHOLE.size
 _unpack_from = _WHOLE.unpack_from
 _SMALL = 4096
@@ -159,6 +161,12 @@ def scan(
     at = look = start
     size = len(data)
     while look < size and (limit is None or len(frames) < limit):
+        if look == at and SCALAR_INT.size in fronts:
+            most = size if limit is None else limit - len(frames)
+            least = _points(data, at, fronts[SCALAR_INT.size], most, least, frames)
+            if frames and frames[-1].end > at:
+                at = look = frames[-1].end
+                continue
         if look == at and size - look >= HEADER_SIZE:
             # The short way, for one small frame behind another.
             magic, length, crc, seq, kind, flags, _ = _unpack_from(data, look)
@@ -175,9 +183,7 @@ def scan(
             ):
                 frames.append(_tuple(Frame, (kind, flags, seq, data[body:end], end)))
                 at = look = end
-                if kind in _DATA_TYPES:
-                    seq += 1
-                least = max(least, seq)
+                least = max(least, seq + (kind in _DATA_TYPES))
                 continue
         frame = _frame_at(data, look, salt, fronts)
         if frame is None or (look > at and frame.seq < least):
@@ -192,6 +198,32 @@ def scan(
         at = look = frame.end
         least = max(least, frame.seq + (frame.type in _DATA_TYPES))
     return Scan(frames, at, damage, 0)
+
+
+def _points(data: bytes, at: int, front: int, most: int, least: int, frames: list[Frame]) -> int:
+    """
+    Add the points that stand one behind another from ``at`` on; return the new ``least``.
+
+    They are almost all there is, and unpacked in one go they take half the time.
+    """
+    size = _POINT.size
+    count = min((len(data) - at) // size, most)
+    stretch = memoryview(data)[at : at + count * size]
+    add, magic_here, length_here, scalar = frames.append, MAGIC, SCALAR_INT.size, SCALAR
+    for magic, length, crc, seq, kind, flags, _, payload in _POINT.iter_unpack(stretch):
+        end = at + size
+        if (
+            kind != scalar
+            or length != length_here
+            or magic != magic_here
+            or crc32(data[at + 12 : end], front) != crc
+        ):
+            break
+        add(_tuple(Frame, (kind, flags, seq, payload, end)))
+        at = end
+        if seq >= least:
+            least = seq + 1
+    return least
 
 
 def _frame_at(data: bytes, at: int, salt: int, fronts: dict[int, int]) -> Optional[Frame]:

@@ -309,7 +309,7 @@ class SegmentReader:
         self._open: Optional[_Open] = None
         # A key has the same hash in every segment (but for collisions, in one of 2**64 cases), so
         # where its definitions are damaged, an earlier one will do.
-        self._keys: dict[int, tuple[str, Optional[str]]] = {}
+        self._keys: dict[bytes, tuple[str, Optional[str]]] = {}
         #: What was given up, by kind, behind the last record that was returned.
         self.thinned: dict[str, int] = {}
 
@@ -450,7 +450,7 @@ class SegmentReader:
         for each in frames:
             kind, flags, number, payload, end = each
             if kind == scalar and number == seq and len(payload) == size and not gone:
-                known = keys.get(int.from_bytes(payload[:8], "little"))
+                known = keys.get(payload[:8])
                 if known is not None and not flags & frame.IN_BLOB:
                     if self._points or passed is None or stream != known[0]:
                         if passed is not None and not self._points:
@@ -536,7 +536,7 @@ class SegmentReader:
         try:
             if each.type == frame.DEFINITION:
                 key, stream, tag = codec.decode_definition(each.payload)
-                self._keys[key] = (stream, tag)
+                self._keys[key.to_bytes(8, "little")] = (stream, tag)
             elif each.type == frame.END:
                 record = codec.decode_record(each.payload)
                 self.end = record if isinstance(record, RunEnd) else self.end
@@ -554,7 +554,7 @@ class SegmentReader:
         payload: Optional[bytes] = each.payload
         stream, tag, blob = "", None, None
         if each.type in (frame.SCALAR, frame.EVENT):
-            known = self._keys.get(int.from_bytes(each.payload[:8], "little"))
+            known = self._keys.get(each.payload[:8])
             if known is None:
                 return None
             stream, tag = known

@@ -58,7 +58,7 @@ class MlflowBackend(Backend):
     #: Eight requests of 1,000 points, some of them at the same time. Servers up to 3.9 trip over a
     #: resend of more than 100 keys, and few keys in a request are several times cheaper for SQL.
     limits: ClassVar[BatchLimits] = BatchLimits(
-        max_records=8000, max_keys=100, max_bytes=1_000_000, max_heavy=1000
+        max_records=10_000, max_keys=100, max_bytes=1_000_000, max_heavy=1000
     )
     deferred: ClassVar[frozenset[type]] = frozenset({Histogram, Media, Table, Text})
     environment: ClassVar[tuple[str, ...]] = (

@@ -59,10 +59,15 @@ def convert(metrics: Iterable[tuple[int, Metric]], key_of: Callable[[str], str])
     refused: dict[int, str] = {}
     keys: dict[str, str] = {}
     for index, metric in metrics:
-        step, time, raw = metric.step, metric.time, metric.key
+        step, time, raw, value = metric.step, metric.time, metric.key, metric.value
         key = keys.get(raw)
         if key is None:
             key = keys[raw] = key_of(raw)
+        if type(step) is int and -_INT64 <= step < _INT64 and 0.0 <= time < _LATEST:
+            # What almost all of them are.
+            number = value if type(value) is float else float(value)
+            points.append(_tuple(Point, (key, number, int(time * 1000), step)))
+            continue
         if not -_LATEST < time < _LATEST:
             refused[index] = f"the time {time} is none"
             continue
@@ -76,7 +81,7 @@ def convert(metrics: Iterable[tuple[int, Metric]], key_of: Callable[[str], str])
                 fractions.add(key)
             step = math.floor(step)
         stamp = int(time * 1000)
-        points.append(_tuple(Point, (key, float(metric.value), max(0, stamp), step)))
+        points.append(_tuple(Point, (key, float(value), max(0, stamp), step)))
     return Converted(points, fractions, refused)
 
 
