@@ -102,7 +102,8 @@ class Shipment:
         self._swept_at = time.monotonic()
         self._written: dict[str, tuple[int, int, int]] = {}
         self._published: Mapping[str, state.BackendState] = {}
-        self._published_at = self._asked_at = 0.0
+        self._published_at = 0.0
+        self._asked_at = time.monotonic()
         self._published_kinds: Sequence[object] = ()
         self.deliveries: dict[str, Delivery] = {}
         self._thinner = Thinner(run, self._lanes) if bounded else None
@@ -410,7 +411,7 @@ class Shipment:
             (*each.shown(), each.gone, *(lane.underway for lane in each.lanes.values()))
             for each in self.all()
         ]
-        calm = kinds == self._published_kinds and now - self._asked_at > ASKED_S
+        calm = kinds == self._published_kinds and not self.awaited
         if not force and now - self._published_at < (NUMBERS_S if calm else PUBLISH_S):
             return False
         self._published_at, self._published_kinds = now, kinds
@@ -424,6 +425,11 @@ class Shipment:
     def asked(self) -> None:
         """Take note that somebody waits for what is published."""
         self._asked_at = time.monotonic()
+
+    @property
+    def awaited(self) -> bool:
+        """True while somebody is taken to wait for what is published."""
+        return time.monotonic() - self._asked_at < ASKED_S
 
     def tell(self) -> None:
         """Publish for somebody who waits; see ``publish``."""
