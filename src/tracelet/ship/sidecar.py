@@ -159,8 +159,8 @@ class Sidecar:
         """Serve until there is nothing left to do."""
         doze = Doze()
         while not self.finished():
-            # Who waits wants to know at once what has changed; else a look now and then will do: ten
-            # a second cost half as much as the points.
+            # Who waits wants to know at once what has changed; else a look now and then will do:
+            # ten a second cost half as much as the points.
             changed = self.look()
             if self._wake.is_set() or (changed and self._awaited()):
                 doze.wake()

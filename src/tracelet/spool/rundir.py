@@ -524,7 +524,7 @@ _NETWORK_TYPES = (
 
 def on_network(path: Path) -> bool:
     """Return True when ``path`` is known to lie on a network file system (Linux only)."""
-    return _file_system(path).startswith(_NETWORK_TYPES)
+    return file_system(path).startswith(_NETWORK_TYPES)
 
 
 def durable(root: Path) -> bool:
@@ -538,10 +538,11 @@ def durable(root: Path) -> bool:
 
 def in_memory(path: Path) -> bool:
     """Return True when ``path`` is known to lie in the memory of this machine (Linux only)."""
-    return _file_system(path) in ("tmpfs", "ramfs")
+    return file_system(path) in ("tmpfs", "ramfs")
 
 
-def _file_system(path: Path) -> str:
+def file_system(path: Path) -> str:
+    """Return the type of the file system that ``path`` lies on; empty where only Linux says."""
     try:
         lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import struct
 import sys
@@ -67,10 +68,12 @@ class Segment:
         "first",
         "front",
         "names",
+        "point",
         "salt",
         "seq",
         "since",
         "until",
+        "write",
     )
 
     def __init__(self, fd: int, salt: int, first: int, room: int) -> None:
@@ -91,6 +94,9 @@ class Segment:
         front, _ = frame.scalar_front(salt)
         self.buffer[: len(front)] = front
         self.front = crc32(front, salt)
+        #: What writes the buffer as it is: ``write(*point)``.
+        self.write: Callable[..., int] = os.write
+        self.point: tuple[Any, ...] = (fd, self.buffer)
         self.body = memoryview(self.buffer)[12:]
         self.checksum: _Place = (
             memoryview(self.buffer)[8:12].cast("I")

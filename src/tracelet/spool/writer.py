@@ -29,7 +29,7 @@ from zlib import crc32
 from tracelet.errors import SpoolError
 from tracelet.naming import artifact_path
 from tracelet.records import Artifact, Record, RunEnd
-from tracelet.spool import blobs, codec, frame
+from tracelet.spool import blobs, codec, frame, holding
 from tracelet.spool.files import Files
 from tracelet.spool.relay import STALL_S, Relay
 from tracelet.spool.rundir import RunDir
@@ -173,6 +173,7 @@ class SpoolWriter:
         "_counted_at",
         "_due",
         "_files",
+        "_hold",
         "_look_due",
         "_main",
         "_number",
@@ -220,6 +221,8 @@ class SpoolWriter:
         self.rank = rank
         self._files = files or Files()
         self._write = self._files.write
+        #: Writes a point without letting another thread run; None where that is not done.
+        self._hold = holding.write_for(run.path) if files is None else None
         self._snapshot = snapshot
         self._segment_bytes = min(segment_bytes, _share_of_disk(run.path))
         #: Which stream was the first to put files into a place.
@@ -365,10 +368,11 @@ class SpoolWriter:
                     # Counted first: once it is written, a signal handler may raise at any time.
                     segment.seq = seq + 1
                     try:
-                        written = self._write(segment.fd, buffer)
+                        written = segment.write(*segment.point)
                     except OSError:
                         written = 0
                     if written != SCALAR_SIZE:
+                        written = max(written, 0)
                         if not self._complete(segment, bytes(buffer), written, seq, now):
                             self._put(_point((stream, tag), value, step, time, kind >> 8))
                     elif self._wary and _monotonic() - now > STALL_S:
@@ -814,6 +818,11 @@ class SpoolWriter:
         segment = self._segment
         if segment is None or self._waiting or self._closed or self._relay is not None:
             segment = _NOWHERE
+        elif self._hold is None or self.stalls:
+            segment.write, segment.point = self._write, (segment.fd, segment.buffer)
+        else:
+            segment.write = self._hold
+            segment.point = holding.arguments(segment.fd, segment.buffer)
         self._open = segment
 
     def _end(self, deadline: float) -> None:
