@@ -3,74 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Mapping, Optional
+from typing import ClassVar, Optional
 
-from tracelet.backends.base import Backend, BackendOptions, Batch
+from tracelet.backends.base import BackendOptions, Batch
 from tracelet.backends.jsonl.options import JsonlOptions
-from tracelet.backends.plain import folder
+from tracelet.backends.plain import journal
+from tracelet.backends.plain.backend import FolderBackend
 from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.folder import answered
-from tracelet.backends.plain.journal import Journal, owner
+from tracelet.backends.plain.journal import Journal
 from tracelet.backends.plain.lines import LineFile
-from tracelet.backends.plain.places import Places
-from tracelet.errors import ConfigError, RetryableError, RunGoneError
-from tracelet.findings import Finding
-from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
+from tracelet.errors import RetryableError, RunGoneError
+from tracelet.records import RemoteRun, RunInfo, RunStatus
 
 
-class JsonlBackend(Backend):
+class JsonlBackend(FolderBackend[JsonlOptions]):
     """Writes each run into a file of its own."""
 
     name = "jsonl"
     Options = JsonlOptions
-    accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
-
-    @classmethod
-    def resolve(
-        cls,
-        options: Mapping[str, Any],
-        environ: Mapping[str, str],  # noqa: ARG003 - this backend has no variables
-        cwd: Path,
-    ) -> tuple[JsonlOptions, Mapping[str, str]]:
-        """
-        Make the folder absolute.
-
-        Raises:
-            pydantic.ValidationError: An option is unknown or of the wrong type.
-            ConfigError: ``url`` is no folder, or says something else than ``path``.
-        """
-        given = JsonlOptions(**options)
-        return JsonlOptions(path=str(given.folder(cwd)), parent=given.parent), {}
+    suffix: ClassVar[str] = ".jsonl"
+    owner = staticmethod(journal.owner)
 
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
-        self._options = JsonlOptions.model_validate(options.model_dump())
-        self._folder = self._options.folder(Path.cwd())
-        self._places = Places(self._folder, ".jsonl", owner)
         self._open: Optional[Journal] = None
-
-    def preflight(self) -> None:
-        """
-        Make the folder, and see whether one may write into it.
-
-        Raises:
-            ConfigError: One may not.
-            RetryableError: The disk fails in a way that may pass.
-        """
-        folder.make(self._folder, "path")
-
-    def examine(
-        self,
-        project: Optional[str],
-        sources: Mapping[str, str],
-        deadline: float,
-    ) -> Iterable[Finding]:
-        """See whether one may write into the folder, or make it; see ``Backend.examine``."""
-        return folder.examined(self._folder, "path")
-
-    def look(self, run: RunInfo) -> str:
-        """Return the path of the run's file."""
-        return str(self._places.find(run)[0])
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -144,9 +101,7 @@ class JsonlBackend(Backend):
                 raise RetryableError(f"another run began {str(path)!r} just now") from error
 
     def _continue(self, run_id: str) -> LineFile:
-        path = self._places.path_of(run_id)
-        if path is None:
-            raise ConfigError(f"{run_id!r} is no run of the jsonl backend: say 'project/name'.")
+        path = self._place(run_id)
         if not path.is_file():
             raise RunGoneError(f"There is no file {str(path)!r} to continue.")
         with answered(path):

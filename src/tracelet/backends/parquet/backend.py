@@ -5,81 +5,48 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Mapping, Optional
+from typing import ClassVar, Optional
 
-from tracelet.backends.base import Backend, BackendOptions, Batch
+from tracelet.backends.base import BackendOptions, Batch
 from tracelet.backends.parquet.options import ParquetOptions
-from tracelet.backends.plain import folder
+from tracelet.backends.plain import journal
+from tracelet.backends.plain.backend import FolderBackend
 from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.folder import answered
-from tracelet.backends.plain.journal import Journal, owner
+from tracelet.backends.plain.journal import Journal
 from tracelet.backends.plain.lines import LineFile
-from tracelet.backends.plain.places import Places
-from tracelet.errors import ConfigError, RetryableError, RunGoneError
-from tracelet.findings import Finding
+from tracelet.errors import RetryableError, RunGoneError
 from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
 
 _LINES = ".records.jsonl"
 
 
-class ParquetBackend(Backend):
+class ParquetBackend(FolderBackend[ParquetOptions]):
     """Writes each run into a folder of tables."""
 
     name = "parquet"
     Options = ParquetOptions
-    accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
     #: They are in the tables, and safe, when these have been written.
     deferred: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
 
-    @classmethod
-    def resolve(
-        cls,
-        options: Mapping[str, Any],
-        environ: Mapping[str, str],  # noqa: ARG003 - this backend has no variables
-        cwd: Path,
-    ) -> tuple[ParquetOptions, Mapping[str, str]]:
-        """
-        Make the folder absolute.
-
-        Raises:
-            pydantic.ValidationError: An option is unknown or of the wrong type.
-            ConfigError: ``url`` is no folder, or says something else than ``path``.
-        """
-        given = ParquetOptions(**options)
-        return given.model_copy(update={"path": str(given.folder(cwd)), "url": None}), {}
-
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
-        self._options = ParquetOptions.model_validate(options.model_dump())
-        self._folder = self._options.folder(Path.cwd())
-        self._places = Places(self._folder, "", _owner)
         self._open: Optional[Journal] = None
         self._writing = threading.Lock()
         #: How long the lines were that the tables were made of last.
         self._written = -1
 
-    def preflight(self) -> None:
-        """
-        Make the folder, and see whether one may write into it.
-
-        Raises:
-            ConfigError: One may not.
-            RetryableError: The disk fails in a way that may pass.
-        """
-        folder.make(self._folder, "path")
-
-    def examine(
-        self,
-        project: Optional[str],
-        sources: Mapping[str, str],
-        deadline: float,
-    ) -> Iterable[Finding]:
-        """See whether one may write into the folder, or make it; see ``Backend.examine``."""
-        return folder.examined(self._folder, "path")
-
-    def look(self, run: RunInfo) -> str:
-        """Return the path of the run's folder."""
-        return str(self._places.find(run)[0])
+    @staticmethod
+    def owner(path: Path) -> Optional[str]:
+        """Return the id of the run that began a folder; None when nothing says so."""
+        began = journal.owner(path / _LINES)
+        if began is not None:
+            return began
+        try:
+            found = json.loads((path / "run.json").read_bytes()).get("run_id")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -161,9 +128,7 @@ class ParquetBackend(Backend):
                 self._written = size
 
     def _known(self, run_id: str) -> Path:
-        path = self._places.path_of(run_id)
-        if path is None:
-            raise ConfigError(f"{run_id!r} is no run of the parquet backend: say 'project/name'.")
+        path = self._place(run_id)
         if not (path / _LINES).is_file():
             raise RunGoneError(f"There are no lines in {str(path)!r} to continue.")
         return path
@@ -177,15 +142,3 @@ class ParquetBackend(Backend):
         here, self._open = self._open, None
         if here is not None:
             here.close()
-
-
-def _owner(path: Path) -> Optional[str]:
-    """Return the run that began a folder; None when nothing says so."""
-    began = owner(path / _LINES)
-    if began is not None:
-        return began
-    try:
-        found = json.loads((path / "run.json").read_bytes()).get("run_id")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return found if isinstance(found, str) else None

@@ -11,20 +11,18 @@ import threading
 import time as clock
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Mapping, NamedTuple, Optional, Union
+from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
 
-from tracelet.backends.base import Backend, BackendOptions, Batch
-from tracelet.backends.plain import folder
+from tracelet.backends.base import BackendOptions, Batch
+from tracelet.backends.plain.backend import FolderBackend
 from tracelet.backends.plain.files import NotTheFileError, RunFiles
 from tracelet.backends.plain.folder import answered
-from tracelet.backends.plain.places import Places
 from tracelet.backends.tensorboard import encoding, projector
 from tracelet.backends.tensorboard.frames import EventsFile, first_frame, frame
 from tracelet.backends.tensorboard.kinds import Kinds, note
 from tracelet.backends.tensorboard.options import TensorBoardOptions
-from tracelet.errors import ConfigError, RejectedError, RetryableError, RunGoneError
-from tracelet.findings import Finding
-from tracelet.records import RECORD_TYPES, Param, Record, RemoteRun, RunInfo, RunStatus, Scalar
+from tracelet.errors import RejectedError, RetryableError, RunGoneError
+from tracelet.records import Param, Record, RemoteRun, RunInfo, RunStatus, Scalar
 from tracelet.tfevents.event import read_event, read_values
 from tracelet.tfevents.tensor import read_strings, read_tensor
 from tracelet.tfevents.wire import Wire, WireError
@@ -53,57 +51,34 @@ class _Open(NamedTuple):
     params: dict[str, Scalar]
 
 
-class TensorBoardBackend(Backend):
+class TensorBoardBackend(FolderBackend[TensorBoardOptions]):
     """Writes each run into a folder of event files."""
 
     name = "tensorboard"
     Options = TensorBoardOptions
-    accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
-
-    @classmethod
-    def resolve(
-        cls,
-        options: Mapping[str, Any],
-        environ: Mapping[str, str],  # noqa: ARG003 - this backend has no variables
-        cwd: Path,
-    ) -> tuple[TensorBoardOptions, Mapping[str, str]]:
-        """
-        Make the folder absolute.
-
-        Raises:
-            pydantic.ValidationError: An option is unknown or of the wrong type.
-            ConfigError: ``url`` is no folder, or says something else than ``logdir``.
-        """
-        given = TensorBoardOptions(**options)
-        return given.model_copy(update={"logdir": str(given.folder(cwd)), "url": None}), {}
+    option: ClassVar[str] = "logdir"
 
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
-        self._options = TensorBoardOptions.model_validate(options.model_dump())
-        self._folder = self._options.folder(Path.cwd())
-        self._places = Places(self._folder, "", _owner)
         self._lock = threading.Lock()
         self._open: Optional[_Open] = None
         self._synced: dict[str, float] = {}
 
-    def preflight(self) -> None:
-        """
-        Make the folder, and see whether one may write into it.
-
-        Raises:
-            ConfigError: One may not.
-            RetryableError: The disk fails in a way that may pass.
-        """
-        folder.make(self._folder, "logdir")
-
-    def examine(
-        self,
-        project: Optional[str],
-        sources: Mapping[str, str],
-        deadline: float,
-    ) -> Iterable[Finding]:
-        """See whether one may write into the folder, or make it; see ``Backend.examine``."""
-        return folder.examined(self._folder, "logdir")
+    @staticmethod
+    def owner(path: Path) -> Optional[str]:
+        """Return the id of the run that began a folder; None when nothing says so."""
+        for each in sorted(path.glob(_EVENTS))[:1]:
+            try:
+                events = EventsFile.reading(each)
+            except OSError:
+                return None
+            try:
+                for entry in events:
+                    if entry.letter == "r":
+                        return str(_noted(entry.event).get("run_id"))
+            finally:
+                events.close()
+        return None
 
     def look(self, run: RunInfo) -> str:
         """Return the command that shows the run."""
@@ -207,11 +182,7 @@ class TensorBoardBackend(Backend):
         self._let_go()
 
     def _known(self, run_id: str) -> Path:
-        path = self._places.path_of(run_id)
-        if path is None:
-            raise ConfigError(
-                f"{run_id!r} is no run of the tensorboard backend: say 'project/name'."
-            )
+        path = self._place(run_id)
         if not any(path.glob(_EVENTS)):
             raise RunGoneError(f"There is no run in {str(path)!r} to continue.")
         return path
@@ -334,22 +305,6 @@ def _noted(event: bytes) -> Mapping[str, Any]:
     except (WireError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _owner(path: Path) -> Optional[str]:
-    """Return the run that began a folder; None when nothing says so."""
-    for each in sorted(path.glob(_EVENTS))[:1]:
-        try:
-            events = EventsFile.reading(each)
-        except OSError:
-            return None
-        try:
-            for entry in events:
-                if entry.letter == "r":
-                    return str(_noted(entry.event).get("run_id"))
-        finally:
-            events.close()
-    return None
 
 
 def _session(here: _Open, end: Optional[tuple[float, bytes]]) -> bytes:
