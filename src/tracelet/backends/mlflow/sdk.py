@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 from urllib.parse import urlsplit
 
+from tracelet.backends.bounded import Bounded
 from tracelet.backends.mlflow import answers, uri
-from tracelet.backends.mlflow.bounded import Bounded
 from tracelet.backends.mlflow.files import whole_lines
 from tracelet.backends.mlflow.locks import alone, beside
 from tracelet.backends.mlflow.sqlite import PointTables
@@ -68,7 +68,8 @@ def open_store(url: str, artifact_root: str, connect_s: float, call_s: float) ->
     elif kind is StoreKind.DATABASE:
         _test_port(url, connect_s)
     local = kind in (StoreKind.SQLITE, StoreKind.FOLDER)
-    call = _directly if local else Bounded(call_s)
+    # MLflow retries for four minutes when a server is down, SQLAlchemy connects for almost two.
+    call = _directly if local else Bounded(call_s, "tracelet-mlflow-call")
     with _opening:
         store = _opened.get((url, artifact_root))
         if store is None:
