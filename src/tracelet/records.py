@@ -9,6 +9,7 @@ the shipper decodes a frame into one or more of the records below and hands them
 from __future__ import annotations
 
 import enum
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Union
@@ -149,6 +150,11 @@ class Artifact:
     size: int
     time: float
     identity: Optional[tuple[int, int, int, int]] = None
+
+
+def identity_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what tells whether a file is still the same file with the same content."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional, Union
 
+from tracelet.records import identity_of
+
 __all__ = ["Identity", "Snapshot", "files_below", "identity", "new_blob", "take"]
 
 #: Keep this much of the file system free, or this share of it, whichever is smaller.
@@ -50,8 +52,7 @@ class Snapshot:
 
 def identity(path: Union[str, Path, int]) -> Identity:
     """Return what tells whether a file is still the same file with the same content."""
-    found = os.stat(path)  # noqa: PTH116 - a descriptor will do as well
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return identity_of(os.stat(path))  # noqa: PTH116 - a descriptor will do as well
 
 
 def new_blob(folder: Path) -> Path:

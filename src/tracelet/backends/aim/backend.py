@@ -15,7 +15,7 @@ from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, TypeVar
 from tracelet.backends.aim import preflight
 from tracelet.backends.aim.address import Address, absolute
 from tracelet.backends.aim.answers import answered
-from tracelet.backends.aim.artifacts import NotTheFileError, keep, local_root, snapshot
+from tracelet.backends.aim.artifacts import keep, local_root, snapshot
 from tracelet.backends.aim.facts import Facts
 from tracelet.backends.aim.objects import Thing, drawn
 from tracelet.backends.aim.options import AimOptions
@@ -23,6 +23,7 @@ from tracelet.backends.aim.sdk import Session
 from tracelet.backends.aim.sequences import Sequences
 from tracelet.backends.aim.turns import Turns
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
+from tracelet.backends.sources import NotTheFileError
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
 from tracelet.findings import Finding
 from tracelet.records import (

@@ -12,8 +12,9 @@ from typing import Any, Iterator, Mapping, Optional, Union
 
 from tracelet.backends.base import Batch
 from tracelet.backends.plain.encoding import line, shown
-from tracelet.backends.plain.files import NotTheFileError, RunFiles
+from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.lines import LineFile
+from tracelet.backends.sources import NotTheFileError
 from tracelet.errors import RejectedError, RunGoneError
 from tracelet.records import Artifact, Media, Record, RunInfo, RunStatus
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
 
 from tracelet.backends.base import BackendOptions, Batch
 from tracelet.backends.plain.backend import FolderBackend
-from tracelet.backends.plain.files import NotTheFileError, RunFiles
+from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.folder import answered
+from tracelet.backends.sources import NotTheFileError
 from tracelet.backends.tensorboard import encoding, projector
 from tracelet.backends.tensorboard.frames import EventsFile, first_frame, frame
 from tracelet.backends.tensorboard.kinds import Kinds, note
