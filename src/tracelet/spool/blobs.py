@@ -20,7 +20,15 @@ from typing import BinaryIO, Iterator, Optional, Union
 
 from tracelet.records import identity_of
 
-__all__ = ["Identity", "Snapshot", "files_below", "identity", "new_blob", "take"]
+__all__ = [
+    "Identity",
+    "Snapshot",
+    "files_below",
+    "identity",
+    "least_free",
+    "new_blob",
+    "take",
+]
 
 #: Keep this much of the file system free, or this share of it, whichever is smaller.
 FLOOR_BYTES = 2 * 1024**3
@@ -53,6 +61,17 @@ class Snapshot:
 def identity(path: Union[str, Path, int]) -> Identity:
     """Return what tells whether a file is still the same file with the same content."""
     return identity_of(os.stat(path))  # noqa: PTH116 - a descriptor will do as well
+
+
+def least_free(total: int, told: Optional[int] = None) -> int:
+    """
+    Return how many bytes of a file system stay free.
+
+    Args:
+        total: How large it is, in bytes.
+        told: What the user said, where they did.
+    """
+    return min(FLOOR_BYTES, int(total * FLOOR_SHARE)) if told is None else told
 
 
 def new_blob(folder: Path) -> Path:
@@ -169,4 +188,4 @@ def _room_for(size: int, folder: Path) -> bool:
         usage = shutil.disk_usage(folder)
     except OSError:
         return True
-    return usage.free - size >= min(FLOOR_BYTES, usage.total * FLOOR_SHARE)
+    return usage.free - size >= least_free(usage.total)
