@@ -1,4 +1,4 @@
-"""How a batch gets into a run's lines exactly once, and the lines into tables."""
+"""How the lines of a run get into tables."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import threading
 from pathlib import Path
 from typing import ClassVar, Optional
 
-from tracelet.backends.base import BackendOptions, Batch
+from tracelet.backends.base import BackendOptions
 from tracelet.backends.parquet.options import ParquetOptions
-from tracelet.backends.plain import journal
+from tracelet.backends.plain import lines
 from tracelet.backends.plain.backend import FolderBackend
 from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.folder import answered
-from tracelet.backends.plain.journal import Journal
-from tracelet.backends.plain.lines import LineFile
+from tracelet.backends.plain.lines import LineFile, LineJournal
 from tracelet.errors import RetryableError, RunGoneError
 from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
 
 _LINES = ".records.jsonl"
 
 
-class ParquetBackend(FolderBackend[ParquetOptions]):
+class ParquetBackend(FolderBackend[ParquetOptions, LineJournal]):
     """Writes each run into a folder of tables."""
 
     name = "parquet"
@@ -31,7 +30,6 @@ class ParquetBackend(FolderBackend[ParquetOptions]):
 
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
-        self._open: Optional[Journal] = None
         self._writing = threading.Lock()
         #: How long the lines were that the tables were made of last.
         self._written = -1
@@ -39,7 +37,7 @@ class ParquetBackend(FolderBackend[ParquetOptions]):
     @staticmethod
     def owner(path: Path) -> Optional[str]:
         """Return the id of the run that began a folder; None when nothing says so."""
-        began = journal.owner(path / _LINES)
+        began = lines.owner(path / _LINES)
         if began is not None:
             return began
         try:
@@ -61,31 +59,18 @@ class ParquetBackend(FolderBackend[ParquetOptions]):
         path = self._places.find(run)[0] if resume is None else self._known(resume.id)
         with answered(path):
             path.mkdir(parents=True, exist_ok=True)
-            lines = LineFile(path / _LINES, create=not (path / _LINES).exists())
+            file = LineFile(path / _LINES, create=not (path / _LINES).exists())
         try:
             with answered(path):
-                here = Journal(run, lines, RunFiles(path), self._options.parent)
+                here = LineJournal(run, file, RunFiles(path), self._options.parent)
         except BaseException:
-            lines.close()
+            file.close()
             raise
         self._open, self._written = here, -1
         self._make_tables()
         return RemoteRun(
             id=self._places.remote_id(path), name=run.name or path.name, look=str(path)
         )
-
-    def write(self, batch: Batch) -> None:
-        """
-        Write down what is not there yet.
-
-        Raises:
-            RejectedError: A record has no form; an artifact's file is not what it was.
-            RunGoneError: Somebody deleted the lines.
-            RetryableError: The disk does not take it now; nothing of the batch is in the lines.
-        """
-        here = self._opened()
-        with answered(here.path, RetryableError):
-            here.write(batch)
 
     def barrier(self) -> None:
         """
@@ -94,9 +79,7 @@ class ParquetBackend(FolderBackend[ParquetOptions]):
         Raises:
             RetryableError: The disk does not take it now.
         """
-        here = self._opened()
-        with answered(here.path, RetryableError):
-            here.sync()
+        super().barrier()
         self._make_tables()
 
     def close(self, status: RunStatus, time: Optional[float] = None) -> None:
@@ -122,7 +105,7 @@ class ParquetBackend(FolderBackend[ParquetOptions]):
 
         here = self._opened()
         with self._writing, answered(here.path, RetryableError):
-            size = here.lines.whole
+            size = here.file.whole
             if size != self._written:
                 write_tables(here.path.parent, here.entries())
                 self._written = size
@@ -132,13 +115,3 @@ class ParquetBackend(FolderBackend[ParquetOptions]):
         if not (path / _LINES).is_file():
             raise RunGoneError(f"There are no lines in {str(path)!r} to continue.")
         return path
-
-    def _opened(self) -> Journal:
-        if self._open is None:
-            raise RuntimeError("This backend is not open.")
-        return self._open
-
-    def _let_go(self) -> None:
-        here, self._open = self._open, None
-        if here is not None:
-            here.close()

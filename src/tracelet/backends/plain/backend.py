@@ -1,4 +1,4 @@
-"""What backends have in common that write into a folder which the user names."""
+"""How a batch gets into a folder that the user names, exactly once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Iterable, Mapping, Optional, TypeVar, cast
 
-from tracelet.backends.base import Backend, BackendOptions
+from tracelet.backends.base import Backend, BackendOptions, Batch
 from tracelet.backends.plain import folder
+from tracelet.backends.plain.folder import answered
+from tracelet.backends.plain.journal import Journal
 from tracelet.backends.plain.places import Places
-from tracelet.errors import ConfigError
+from tracelet.errors import ConfigError, RetryableError
 from tracelet.findings import Finding
-from tracelet.records import RECORD_TYPES, RunInfo
+from tracelet.records import RECORD_TYPES, RunInfo, RunStatus
 
 __all__ = ["FolderBackend", "FolderOptions"]
 
@@ -30,9 +32,10 @@ class FolderOptions(BackendOptions):
 
 
 T = TypeVar("T", bound=FolderOptions)
+J = TypeVar("J", bound=Journal)
 
 
-class FolderBackend(Backend, Generic[T]):
+class FolderBackend(Backend, Generic[T, J]):
     """
     Writes each run into ``<folder>/<project>/<name>``.
 
@@ -68,6 +71,7 @@ class FolderBackend(Backend, Generic[T]):
         self._options = cast("T", self.Options.model_validate(options.model_dump()))
         self._folder = self._chosen(self._options, Path.cwd())
         self._places = Places(self._folder, self.suffix, self.owner)
+        self._open: Optional[J] = None
 
     @staticmethod
     @abstractmethod
@@ -96,6 +100,54 @@ class FolderBackend(Backend, Generic[T]):
     def look(self, run: RunInfo) -> str:
         """Return the path of the run's file or folder."""
         return str(self._places.find(run)[0])
+
+    def write(self, batch: Batch) -> None:
+        """
+        Append what is not there yet.
+
+        Raises:
+            RejectedError: A record has no form here; an artifact's file is not what it was.
+            RunGoneError: Somebody deleted the file.
+            RetryableError: The disk does not take it now; nothing of the batch is in the file.
+        """
+        here = self._opened()
+        with answered(here.path, RetryableError):
+            here.write(batch)
+
+    def barrier(self) -> None:
+        """
+        Make what was written survive the machine.
+
+        Raises:
+            RetryableError: The disk does not take it now.
+        """
+        here = self._opened()
+        with answered(here.path, RetryableError):
+            here.sync()
+
+    def close(self, status: RunStatus, time: Optional[float] = None) -> None:
+        """
+        Write how the run ended; ``RUNNING`` only lets go of the file.
+
+        Raises:
+            RetryableError: The disk does not take it now; the run is still open.
+        """
+        here = self._open
+        if here is None:
+            return
+        with answered(here.path, RetryableError):
+            here.end(status, time)
+        self._let_go()
+
+    def _opened(self) -> J:
+        if self._open is None:
+            raise RuntimeError("This backend is not open.")
+        return self._open
+
+    def _let_go(self) -> None:
+        here, self._open = self._open, None
+        if here is not None:
+            here.close()
 
     def _place(self, run_id: str) -> Path:
         """
