@@ -7,12 +7,10 @@ said. Texts are matched where MLflow has one error code for several things.
 
 from __future__ import annotations
 
-import email.utils
 import json
-import math
-import time
 from typing import Any, Mapping, Optional
 
+from tracelet.backends.replies import retry_after
 from tracelet.errors import (
     BackendError,
     ConfigError,
@@ -29,7 +27,6 @@ __all__ = [
     "of_code",
     "of_response",
     "parsed",
-    "retry_after",
 ]
 
 #: How much of a server's text is worth keeping.
@@ -148,20 +145,6 @@ def _of_text(code: str, low: str, shown: str) -> Optional[BackendError]:
     if any(words in low for words in _NO_RIGHT):
         return ConfigError(f"No right to write there, {shown}")
     return None
-
-
-def retry_after(value: Optional[str]) -> Optional[float]:
-    """Return the seconds that a ``Retry-After`` header asks for, or None."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError, OSError, IndexError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def parsed(text: str) -> Any:
