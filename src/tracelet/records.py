@@ -215,6 +215,13 @@ class RunInfo:
     sample_interval_s: float = 10.0
     bounds: Mapping[str, Optional[int]] = field(default_factory=dict)
 
+    def facts(self, subject: str) -> Mapping[str, Any]:
+        """Return what ``context`` says of a subject; nothing where it says nothing of that form."""
+        # ``run.json`` may have been written by another version.
+        context: Any = self.context
+        found = context.get(subject) if isinstance(context, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
+
 
 @dataclass(frozen=True)
 class RemoteRun:
