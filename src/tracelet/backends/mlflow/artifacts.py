@@ -175,7 +175,6 @@ class ClientArtifacts:
         self._address = address
         self._store_url = store_url
         self._repository: Any = None
-        self._staging = Path()
 
     def put(self, path: str, source: Source) -> None:
         folder, _, name = path.rpartition("/")

@@ -314,16 +314,14 @@ def _test_folder(path: Path) -> None:
 
 def _test_port(url: str, timeout_s: float) -> None:
     """Say in seconds that nobody is there; SQLAlchemy's retries take almost two minutes."""
-    parts = urlsplit(url)
-    ports = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-    port = parts.port or ports.get(parts.scheme.partition("+")[0])
-    if not parts.hostname or port is None:
+    address = uri.host_and_port(url)
+    if address is None:
         return
     try:
-        socket.create_connection((parts.hostname, port), timeout_s).close()
+        socket.create_connection(address, timeout_s).close()
     except OSError as error:
         raise RetryableError(
-            f"the database at {parts.hostname}:{port} cannot be reached ({error})"
+            f"the database at {address[0]}:{address[1]} cannot be reached ({error})"
         ) from error
 
 

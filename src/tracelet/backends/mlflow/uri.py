@@ -28,6 +28,7 @@ __all__ = [
     "default",
     "folder",
     "holds_experiments",
+    "host_and_port",
     "kind_of",
     "with_userinfo",
     "without_userinfo",
@@ -35,6 +36,7 @@ __all__ = [
 
 _SQL = ("postgresql", "mysql", "mssql")
 _WEB = ("http", "https")
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 #: Words and schemes that MLflow itself hands to a hosted service.
 _HOSTED = ("databricks", "databricks-uc", "uc")
 
@@ -162,6 +164,13 @@ def database_path(url: str) -> Path:
 def folder(url: str) -> Path:
     """Return the path of an absolute ``file:`` URI."""
     return Path(url2pathname(urlsplit(url).path))
+
+
+def host_and_port(url: str) -> Optional[tuple[str, int]]:
+    """Return where a server listens; None where the URI does not say."""
+    parts = urlsplit(url)
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    return (parts.hostname, port) if parts.hostname and port is not None else None
 
 
 def holds_experiments(files: Path) -> bool:

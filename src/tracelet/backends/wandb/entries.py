@@ -23,7 +23,6 @@ __all__ = ["Entries", "digest_of"]
 _MOST_PICTURES = 100
 #: Doubles hold no larger whole numbers, and the core keeps numbers of a configuration as doubles.
 _LARGEST_INT = 2**53
-_SUFFIX = {"graph": ".pbtxt"}
 
 
 class Entries:
