@@ -8,7 +8,8 @@ said. Texts are matched where MLflow has one error code for several things.
 from __future__ import annotations
 
 import json
-from typing import Any, Mapping, Optional
+import sys
+from typing import Any, Mapping, Optional, Sequence
 
 from tracelet.backends.replies import retry_after
 from tracelet.errors import (
@@ -24,6 +25,7 @@ __all__ = [
     "DuplicateError",
     "ExistsError",
     "NotFoundError",
+    "loaded",
     "of_code",
     "of_response",
     "parsed",
@@ -145,6 +147,17 @@ def _of_text(code: str, low: str, shown: str) -> Optional[BackendError]:
     if any(words in low for words in _NO_RIGHT):
         return ConfigError(f"No right to write there, {shown}")
     return None
+
+
+def loaded(names: Sequence[tuple[str, str]]) -> tuple[type[Exception], ...]:
+    """
+    Return those exceptions that can have been raised; to be asked only when something was.
+
+    Args:
+        names: Of each the module and the class. What nobody has imported is left out.
+    """
+    found = ((sys.modules.get(module), name) for module, name in names)
+    return tuple(getattr(module, name) for module, name in found if module is not None)
 
 
 def parsed(text: str) -> Any:

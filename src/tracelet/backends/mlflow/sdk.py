@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 import sqlite3
-import sys
 import threading
 import warnings
 from pathlib import Path
@@ -337,14 +336,13 @@ def _translated(what: str, *, local: bool) -> Iterator[None]:
 
 
 def _foreign() -> tuple[type[Exception], ...]:
-    """Return what may be raised by the libraries that are loaded; asked only when it happened."""
+    """Return what may be raised by MLflow and the libraries below it."""
     names = (
         ("mlflow.exceptions", "MlflowException"),
         ("sqlalchemy.exc", "SQLAlchemyError"),
         ("alembic.util", "CommandError"),
     )
-    loaded = ((sys.modules.get(module), name) for module, name in names)
-    return tuple(getattr(module, name) for module, name in loaded if module is not None)
+    return answers.loaded(names)
 
 
 def _of_mlflow(error: Exception, what: str, *, local: bool) -> BackendError:

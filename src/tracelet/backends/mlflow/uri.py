@@ -24,12 +24,14 @@ from tracelet.errors import ConfigError
 __all__ = [
     "StoreKind",
     "absolute",
+    "artifact_folder",
     "database_path",
     "default",
     "folder",
     "holds_experiments",
     "host_and_port",
     "kind_of",
+    "local",
     "with_userinfo",
     "without_userinfo",
 ]
@@ -171,6 +173,20 @@ def host_and_port(url: str) -> Optional[tuple[str, int]]:
     parts = urlsplit(url)
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     return (parts.hostname, port) if parts.hostname and port is not None else None
+
+
+def local(url: str) -> Path:
+    """Return the file of an SQLite database, or the folder of files, that a tracking URI means."""
+    return database_path(url) if kind_of(url) is StoreKind.SQLITE else folder(url)
+
+
+def artifact_folder(location: str) -> Optional[Path]:
+    """Return the folder that an artifact URI means; None where it means none of this machine."""
+    scheme = urlsplit(location).scheme
+    if scheme == "file":
+        return folder(location)
+    # One letter is a drive of Windows.
+    return Path(location) if len(scheme) <= 1 else None
 
 
 def holds_experiments(files: Path) -> bool:
