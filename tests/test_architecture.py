@@ -18,6 +18,8 @@ ROOT = Path(tracelet.__file__).parent
 
 FACTS = ("records", "errors", "findings", "naming", "_redaction", "_installed")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching", "_process")
+#: What every backend may use of what stands beside it: the contract, and what several need.
+BESIDE = ("backends.base", "backends.bounded", "backends.replies", "backends.sources")
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
 #: longest prefix of a module's name is its part; a name in a value stands for all below it.
@@ -37,15 +39,18 @@ MAY_IMPORT = {
     "tfevents": (*FACTS, "_guard", "_ledger"),
     "spool": (*FACTS, "_guard", "_ledger"),
     "backends.base": FACTS,
+    "backends.bounded": (*FACTS, "_guard"),
+    "backends.replies": FACTS,
+    "backends.sources": FACTS,
     # 2: what stands on it, side by side
     "capture": (*FACTS, "_guard", "_patching"),
     "collect": (*FACTS, "_guard", "capture.base"),
     # What is kept as an event reaches a backend as the event: who draws it has to read it.
-    "backends": (*FACTS, "backends.base", "tfevents", "_guard", "_patching"),
+    "backends": (*FACTS, *BESIDE, "tfevents", "_guard", "_patching"),
     # Those that write plain files share how; it is no backend.
     **dict.fromkeys(
         ("backends.jsonl", "backends.parquet", "backends.tensorboard"),
-        (*FACTS, "backends.base", "backends.plain", "tfevents", "_guard"),
+        (*FACTS, *BESIDE, "backends.plain", "tfevents", "_guard"),
     ),
     "ship": (*FACTS, *GROUND, "backends.base"),
     # The loop is handed its backends; where it is hosted they are looked up by name.
@@ -262,7 +267,7 @@ def test_nobody_names_a_concrete_one() -> None:
         name
         for name in NAMES
         if name.startswith("backends.") and not _below(name, "backends.plain")
-    } - {"backends.base"}
+    } - set(BESIDE)
     assert [
         f"{_where(module, found.line)} imports {found.target}"
         for module in MODULES

@@ -9,6 +9,7 @@ the shipper decodes a frame into one or more of the records below and hands them
 from __future__ import annotations
 
 import enum
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Union
@@ -151,6 +152,11 @@ class Artifact:
     identity: Optional[tuple[int, int, int, int]] = None
 
 
+def identity_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what tells whether a file is still the same file with the same content."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class RunEnd:
     """The last word of the owner of a run."""
@@ -208,6 +214,13 @@ class RunInfo:
     collectors: Sequence[str] = field(default_factory=list)
     sample_interval_s: float = 10.0
     bounds: Mapping[str, Optional[int]] = field(default_factory=dict)
+
+    def facts(self, subject: str) -> Mapping[str, Any]:
+        """Return what ``context`` says of a subject; nothing where it says nothing of that form."""
+        # ``run.json`` may have been written by another version.
+        context: Any = self.context
+        found = context.get(subject) if isinstance(context, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True)

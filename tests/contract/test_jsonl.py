@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Iterator, Mapping, Optional
+from typing import Any
 
-import pytest
-
-from tracelet.backends.base import Backend, RemoteRun, RunInfo
-from tracelet.backends.jsonl import JsonlBackend, JsonlOptions
-from tracelet.records import Artifact, Metric, Record
-from tracelet.testing import BackendSuite, Item, Seen
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from contract.folders import FolderSuite
+from tracelet.backends.base import RemoteRun
+from tracelet.backends.jsonl import JsonlBackend
+from tracelet.records import Metric
+from tracelet.testing import Item, Seen
 
 
-class TestJsonl(BackendSuite):
-    cannot: ClassVar[Mapping[str, str]] = {
-        "busy": "A disk does not ask for a wait.",
-        "unavailable": "A disk has one way to fail.",
-        "lost_answer": "A call of the system returns, or the process is dead.",
-        "hang": "A call of the system on a local disk cannot be cut.",
-    }
-
-    def backend(self) -> Backend:
-        return JsonlBackend(JsonlOptions(path=str(self.folder / "store")))
+class TestJsonl(FolderSuite):
+    kind = JsonlBackend
+    grows = "*/*.jsonl"
 
     def read_back(self, remote: RemoteRun) -> Seen:
-        path = self.folder / "store" / f"{remote.id}.jsonl"
+        path = self.store / f"{remote.id}.jsonl"
         said = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
         runs = [entry for entry in said if entry["type"] == "run"]
         tags: dict[str, str] = {}
@@ -72,37 +58,6 @@ class TestJsonl(BackendSuite):
             artifacts=artifacts,
             parent=runs[0]["parent"],
         )
-
-    @contextmanager
-    def break_with(self, fault: str) -> Iterator[Optional[Record]]:
-        if fault == "bad_record":
-            yield Artifact("gone.pth", str(self.folder / "gone"), 3, 1.0)
-        elif fault == "refused":
-            # A file where the folder should be: this holds for the superuser too.
-            (self.folder / "store").write_text("")
-            yield None
-            (self.folder / "store").unlink()
-        else:
-            with full_disk(self.folder / "store"):
-                yield None
-
-    def child_of(self, parent: RemoteRun, run: RunInfo) -> tuple[Backend, RunInfo]:
-        options = JsonlOptions(path=str(self.folder / "store"), parent=parent.id)
-        return JsonlBackend(options), run
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Let no file grow beyond the largest one in ``folder`` and a little: lines are torn."""
-    if resource is None:
-        pytest.skip("platform: no limit for the size of a file here")
-    largest = max([0, *(path.stat().st_size for path in folder.glob("*/*.jsonl"))])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 30, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _item(entry: dict[str, Any], folder: Path) -> Item:

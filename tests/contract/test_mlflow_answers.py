@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracelet.backends.mlflow.answers import of_code, of_response, parsed, retry_after
+from tracelet.backends.mlflow.answers import of_code, of_response, parsed
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.backends.mlflow.rest import RestStore
 from tracelet.backends.mlflow.store import Point
+from tracelet.backends.replies import retry_after
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
 from tracelet.ship.shipper import trouble
 

@@ -20,8 +20,8 @@ from services.mlflow_reader import seen, tracking
 from services.mlflow_server import FaultyWay, Server
 from tracelet._installed import is_installed
 from tracelet.backends.base import Batch, RemoteRun, RunInfo, RunStatus
+from tracelet.backends.bounded import Bounded
 from tracelet.backends.mlflow import MlflowBackend, uri, versions
-from tracelet.backends.mlflow.bounded import Bounded
 from tracelet.backends.mlflow.locks import alone
 from tracelet.backends.mlflow.sqlite import PointTables
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
@@ -632,7 +632,7 @@ def test_heavy_records_of_a_batch_that_failed_are_not_sent_twice(
 
 
 def test_a_call_into_a_client_without_limits_is_cut() -> None:
-    call = Bounded(0.2)
+    call = Bounded(0.2, "tracelet-call")
     assert call("x", lambda number: number + 1, 1) == 2
     with pytest.raises(KeyError):
         call("x", {}.__getitem__, "missing")

@@ -5,46 +5,34 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Iterator, Mapping, Optional
+from typing import Any, Mapping
 
 import pytest
 
-from tracelet.backends.base import Backend, Batch, RemoteRun, RunInfo
+from contract.folders import FolderSuite
+from tracelet.backends.base import Batch, RemoteRun, RunInfo
 from tracelet.backends.parquet import ParquetBackend, ParquetOptions, tables
 from tracelet.backends.parquet.tables import COLUMNS
 from tracelet.errors import ConfigError
-from tracelet.records import Artifact, Metric, Param, Record, RunStatus, Text
-from tracelet.testing import BackendSuite, Item, Seen
+from tracelet.records import Metric, Param, RunStatus, Text
+from tracelet.testing import Item, Seen
 from tracelet.testing.samples import SAMPLES, TIME, curve
 
 pq = pytest.importorskip("pyarrow.parquet")
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 
 def rows(folder: Path, table: str) -> list[dict[str, Any]]:
     return list(pq.read_table(folder / f"{table}.parquet").to_pylist())
 
 
-class TestParquet(BackendSuite):
+class TestParquet(FolderSuite):
     package = "pyarrow"
-    cannot: ClassVar[Mapping[str, str]] = {
-        "busy": "A disk does not ask for a wait.",
-        "unavailable": "A disk has one way to fail.",
-        "lost_answer": "A call of the system returns, or the process is dead.",
-        "hang": "A call of the system on a local disk cannot be cut.",
-    }
-
-    def backend(self) -> Backend:
-        return ParquetBackend(ParquetOptions(path=str(self.folder / "store")))
+    kind = ParquetBackend
+    grows = "*/*/.records.jsonl"
 
     def read_back(self, remote: RemoteRun) -> Seen:
-        folder = self.folder / "store" / remote.id
+        folder = self.store / remote.id
         [run] = rows(folder, "run")
         metrics: dict[str, list[Metric]] = defaultdict(list)
         for row in rows(folder, "metrics"):
@@ -77,23 +65,6 @@ class TestParquet(BackendSuite):
             parent=run["parent"],
         )
 
-    @contextmanager
-    def break_with(self, fault: str) -> Iterator[Optional[Record]]:
-        if fault == "bad_record":
-            yield Artifact("gone.pth", str(self.folder / "gone"), 3, 1.0)
-        elif fault == "refused":
-            # A file where the folder should be: this holds for the superuser too.
-            (self.folder / "store").write_text("")
-            yield None
-            (self.folder / "store").unlink()
-        else:
-            with full_disk(self.folder / "store"):
-                yield None
-
-    def child_of(self, parent: RemoteRun, run: RunInfo) -> tuple[Backend, RunInfo]:
-        options = ParquetOptions(path=str(self.folder / "store"), parent=parent.id)
-        return ParquetBackend(options), run
-
 
 def _step(row: Mapping[str, Any]) -> Any:
     return row["fractional_step"] if row["step"] is None else row["step"]
@@ -101,20 +72,6 @@ def _step(row: Mapping[str, Any]) -> Any:
 
 def _bytes(folder: Path, row: Mapping[str, Any]) -> bytes:
     return (folder.parent / row["file"]).read_bytes()
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Let no file grow beyond the lines of a run and a little."""
-    if resource is None:
-        pytest.skip("platform: no limit for the size of a file here")
-    largest = max([0, *(path.stat().st_size for path in folder.glob("*/*/.records.jsonl"))])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 30, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # -- the tables ---------------------------------------------------------------------------

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import urllib.request
 from collections import defaultdict
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Iterator, Mapping, Optional
+from typing import Any, ClassVar, Mapping
 
 import pytest
 
@@ -20,20 +19,16 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util import tensor_util
 
+from contract.folders import FolderSuite
 from services.mlflow_server import free_port
-from tracelet.backends.base import Backend, Batch, RemoteRun, RunInfo
+from tracelet.backends.base import Batch, RemoteRun, RunInfo
 from tracelet.backends.tensorboard import TensorBoardBackend, TensorBoardOptions
 from tracelet.backends.tensorboard.frames import EventsFile
 from tracelet.errors import RejectedError
-from tracelet.records import Artifact, Histogram, Media, Metric, Param, Record, RunStatus, Table
-from tracelet.testing import BackendSuite, Item, Seen
+from tracelet.records import Artifact, Histogram, Media, Metric, Param, RunStatus, Table
+from tracelet.testing import Item, Seen
 from tracelet.testing.samples import EVENT_TYPE, SAMPLES, TIME, curve, image
 from tracelet.testing.threads import soon
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 
 def events_in(folder: Path) -> list[Any]:
@@ -45,52 +40,17 @@ def events_in(folder: Path) -> list[Any]:
     ]
 
 
-class TestTensorBoard(BackendSuite):
+class TestTensorBoard(FolderSuite):
+    kind = TensorBoardBackend
+    grows = "*/*/*tfevents*"
     forms: ClassVar[Mapping[str, str]] = {"table": "converted", "raw": "file"}
     cannot: ClassVar[Mapping[str, str]] = {
+        **FolderSuite.cannot,
         "fractional_step": "A step is a whole number in an event.",
-        "busy": "A disk does not ask for a wait.",
-        "unavailable": "A disk has one way to fail.",
-        "lost_answer": "A call of the system returns, or the process is dead.",
-        "hang": "A call of the system on a local disk cannot be cut.",
     }
 
-    def backend(self) -> Backend:
-        return TensorBoardBackend(TensorBoardOptions(logdir=str(self.folder / "store")))
-
     def read_back(self, remote: RemoteRun) -> Seen:
-        return seen(self.folder / "store", remote, self.precision)
-
-    @contextmanager
-    def break_with(self, fault: str) -> Iterator[Optional[Record]]:
-        if fault == "bad_record":
-            yield Artifact("gone.pth", str(self.folder / "gone"), 3, 1.0)
-        elif fault == "refused":
-            # A file where the folder should be: this holds for the superuser too.
-            (self.folder / "store").write_text("")
-            yield None
-            (self.folder / "store").unlink()
-        else:
-            with full_disk(self.folder / "store"):
-                yield None
-
-    def child_of(self, parent: RemoteRun, run: RunInfo) -> tuple[Backend, RunInfo]:
-        store = str(self.folder / "store")
-        return TensorBoardBackend(TensorBoardOptions(logdir=store, parent=parent.id)), run
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Let no file grow beyond the largest one in ``folder`` and a little: frames are torn."""
-    if resource is None:
-        pytest.skip("platform: no limit for the size of a file here")
-    largest = max([0, *(path.stat().st_size for path in folder.glob("*/*/*tfevents*"))])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 30, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return seen(self.store, remote, self.precision)
 
 
 def seen(store: Path, remote: RemoteRun, precision: str) -> Seen:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Callable, ClassVar, Optional
 
 from tracelet.backends.base import Backend, BackendOptions, Batch
+from tracelet.backends.sources import is_same
 from tracelet.errors import RejectedError, RunGoneError
 from tracelet.records import (
     RECORD_TYPES,
@@ -216,13 +217,12 @@ def _contents(batch: Batch) -> dict[int, bytes]:
             continue
         try:
             with open(record.source, "rb") as file:
-                status = os.fstat(file.fileno())
+                same = is_same(record, os.fstat(file.fileno()))
                 contents[index] = file.read()
         except OSError:
             gone.append(index)
             continue
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if record.identity not in (None, identity) or len(contents[index]) != record.size:
+        if not same or len(contents[index]) != record.size:
             gone.append(index)
     if gone:
         raise RejectedError(gone, "the file is gone, or has changed since it was logged")

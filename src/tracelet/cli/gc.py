@@ -108,7 +108,7 @@ def collect(
 def _finds(runs: Iterable[RunDir], *, undelivered: bool) -> Iterator[_Find]:
     kept: dict[Path, int] = {}
     for run in sorted(runs, key=lambda each: each.info.created, reverse=True):
-        if _busy(run):
+        if run.busy():
             continue
         if not _delivered(run):
             if undelivered:
@@ -164,10 +164,6 @@ def _leftovers(roots: Iterable[Path], runs: Iterable[RunDir], now: float) -> Ite
                     yield _Find(path, "what is left of a run")
                 else:
                     click.echo(f"{path.name}: cannot be read by this version, left alone", err=True)
-
-
-def _busy(run: RunDir) -> bool:
-    return run.owner_alive() or run.shipping.held or run.shipping.taken_elsewhere()
 
 
 # -- how it goes --------------------------------------------------------------------------

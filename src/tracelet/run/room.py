@@ -7,7 +7,7 @@ import time
 from typing import Optional
 
 from tracelet._ledger import Ledger
-from tracelet.ship.bounds import least_free
+from tracelet.spool.blobs import least_free
 from tracelet.spool.writer import SpoolWriter
 
 __all__ = ["Room"]

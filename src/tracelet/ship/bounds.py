@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
+from tracelet.spool.blobs import least_free
 from tracelet.spool.rundir import RunDir, load_json
 
-__all__ = ["Bounds", "bytes_in", "least_free", "run_bytes"]
+__all__ = ["Bounds", "bytes_in", "run_bytes"]
 
 #: All runs of a spool together, where the user did not say: so much, or this share of the file
 #: system, whichever is smaller.
 SPOOL_BYTES = 5 * 1024**3
 SPOOL_SHARE = 0.10
-#: What is left free of the file system, in the same way.
-FREE_BYTES = 2 * 1024**3
-FREE_SHARE = 0.05
 #: A run smaller than this is not what fills a disk, so that it is not thinned for that; one smaller
 #: than an eighth of it is not thinned because there are others.
 SMALL_BYTES = 64 * 1024**2
@@ -80,11 +78,6 @@ class Bounds:
         if most and own > min(SMALL_BYTES, most) // 8 and own + _bytes_beside(run, most) > most:
             return "spool"
         return ""
-
-
-def least_free(total: int, told: Optional[int]) -> int:
-    """Return how many bytes of a file system stay free, as the user said or by its size."""
-    return min(FREE_BYTES, int(total * FREE_SHARE)) if told is None else told
 
 
 def run_bytes(run: RunDir) -> int:

@@ -12,7 +12,7 @@ from tracelet.errors import ConfigError
 from tracelet.records import RunInfo, backend_of
 from tracelet.ship.redaction import learn
 
-__all__ = ["maker", "missing"]
+__all__ = ["Credentials", "maker", "makers", "missing"]
 
 #: Options with secrets, for each backend: ``{"mlflow": {"password": "…"}}``.
 Credentials = Mapping[str, Mapping[str, Any]]
@@ -32,6 +32,13 @@ def missing(info: RunInfo, name: str, given: Credentials, environ: Mapping[str, 
             f"{name} needs {where} that the run was started with; secrets are never stored"
         )
     return sentences
+
+
+def makers(
+    info: RunInfo, given: Credentials, environ: Mapping[str, str]
+) -> Mapping[str, Callable[[], Backend]]:
+    """Return what makes each backend of a run; see ``maker``."""
+    return {name: maker(info, name, given, environ) for name in info.backends}
 
 
 def maker(

@@ -8,7 +8,7 @@ import time
 from typing import Any, Callable, Collection, Mapping, NamedTuple, Optional
 
 from tracelet.ship import state
-from tracelet.ship.credentials import maker
+from tracelet.ship.credentials import makers
 from tracelet.ship.rounds import Rounds
 from tracelet.ship.shipment import Shipment
 from tracelet.ship.shipper import Delivery
@@ -45,11 +45,9 @@ def drain(
     Returns:
         Where every backend stands at the end; ``pending`` says what is left.
     """
-    makers = {
-        name: maker(run.info, name, credentials or {}, os.environ) for name in run.info.backends
-    }
     rounds = Rounds()
-    shipment = Shipment(run, makers, only=only, bounded=False)
+    made = makers(run.info, credentials or {}, os.environ)
+    shipment = Shipment(run, made, only=only, bounded=False)
     rounds.add(shipment)
     try:
         last = _serve(rounds, shipment, timeout, away_s, progress or (lambda _: None))

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Collection, Mapping, Optional
 
 from tracelet.ship import state
+from tracelet.ship.credentials import Credentials
 from tracelet.spool.rundir import RunDir
 
 __all__ = ["Orphans"]
 
 log = logging.getLogger("tracelet")
-
-Credentials = Mapping[str, Mapping[str, Any]]
 
 #: Our own runs come first: nothing is taken up in their first moments.
 PATIENCE_S = 2.0
@@ -73,7 +72,7 @@ class Orphans:
                     credentials = self._credentials(run, known)
                     if credentials is None or not _left(run):
                         self._passed[path] = mark
-                    elif not _busy(run):
+                    elif not run.busy():
                         found.append((run, credentials))
                 except Exception as error:
                     # Whatever lies there: it must not keep us from our own runs.
@@ -111,10 +110,6 @@ def _mark(path: Path) -> tuple[int, ...]:
 def _left(run: RunDir) -> bool:
     """Tell whether there is something to deliver, or at least to put away."""
     return not (state.is_put_away(run) and all(each.complete for each in state.read(run).values()))
-
-
-def _busy(run: RunDir) -> bool:
-    return run.owner_alive() or run.shipping.held or run.shipping.taken_elsewhere()
 
 
 def _targets(run: RunDir) -> list[str]:

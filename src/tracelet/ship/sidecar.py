@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Mapping, Optional, TextIO
 
 from tracelet import registry
-from tracelet.ship.credentials import maker
+from tracelet.ship.credentials import makers
 from tracelet.ship.orphans import Orphans
 from tracelet.ship.redaction import learn, redacted
 from tracelet.ship.retry import Doze
@@ -248,8 +248,8 @@ class Sidecar:
 
 
 def _shipment(run: RunDir, credentials: Mapping[str, Any], *, living: bool = False) -> Shipment:
-    makers = {name: maker(run.info, name, credentials, os.environ) for name in run.info.backends}
-    return Shipment(run, makers, registry.collector_makers(run.info.collectors) if living else ())
+    collectors = registry.collector_makers(run.info.collectors) if living else ()
+    return Shipment(run, makers(run.info, credentials, os.environ), collectors)
 
 
 # -- what it writes -----------------------------------------------------------------------

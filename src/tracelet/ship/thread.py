@@ -13,7 +13,7 @@ import time
 from typing import Any, Callable, Mapping
 
 from tracelet import registry
-from tracelet.ship.credentials import maker
+from tracelet.ship.credentials import makers
 from tracelet.ship.host import wait_until_delivered
 from tracelet.ship.orphans import Orphans
 from tracelet.ship.rounds import Rounds
@@ -93,11 +93,8 @@ class ThreadHost:
     def _take_up(
         self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]], *, living: bool = False
     ) -> None:
-        makers = {
-            name: maker(run.info, name, credentials, os.environ) for name in run.info.backends
-        }
         collectors = registry.collector_makers(run.info.collectors) if living else ()
-        self._rounds.add(Shipment(run, makers, collectors))
+        self._rounds.add(Shipment(run, makers(run.info, credentials, os.environ), collectors))
 
     def _work(self) -> None:
         while not self._stop.is_set():

@@ -18,7 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional, Union
 
-__all__ = ["Identity", "Snapshot", "files_below", "identity", "new_blob", "take"]
+from tracelet.records import identity_of
+
+__all__ = [
+    "Identity",
+    "Snapshot",
+    "files_below",
+    "identity",
+    "least_free",
+    "new_blob",
+    "take",
+]
 
 #: Keep this much of the file system free, or this share of it, whichever is smaller.
 FLOOR_BYTES = 2 * 1024**3
@@ -50,8 +60,18 @@ class Snapshot:
 
 def identity(path: Union[str, Path, int]) -> Identity:
     """Return what tells whether a file is still the same file with the same content."""
-    found = os.stat(path)  # noqa: PTH116 - a descriptor will do as well
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return identity_of(os.stat(path))  # noqa: PTH116 - a descriptor will do as well
+
+
+def least_free(total: int, told: Optional[int] = None) -> int:
+    """
+    Return how many bytes of a file system stay free.
+
+    Args:
+        total: How large it is, in bytes.
+        told: What the user said, where they did.
+    """
+    return min(FLOOR_BYTES, int(total * FLOOR_SHARE)) if told is None else told
 
 
 def new_blob(folder: Path) -> Path:
@@ -168,4 +188,4 @@ def _room_for(size: int, folder: Path) -> bool:
         usage = shutil.disk_usage(folder)
     except OSError:
         return True
-    return usage.free - size >= min(FLOOR_BYTES, usage.total * FLOOR_SHARE)
+    return usage.free - size >= least_free(usage.total)

@@ -286,6 +286,10 @@ class RunDir:
         """Return True while some process owns the run."""
         return self.owned or self._owner.taken_elsewhere()
 
+    def busy(self) -> bool:
+        """Return True while some process owns the run or delivers it, this one included."""
+        return self.owner_alive() or self.shipping.held or self.shipping.taken_elsewhere()
+
     def owner(self) -> Optional[Mapping[str, Any]]:
         """Return what the process says of itself that owns the run; None when nobody does."""
         return self._owner.holder()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Iterator, Mapping, Optional, Sequence, Union
 import pytest
 
 from tracelet.backends.base import Backend, RemoteRun, RunInfo, RunStatus
-from tracelet.records import Artifact, Media, Metric, Record, Step
+from tracelet.records import Artifact, Media, Metric, Record, Step, identity_of
 from tracelet.testing.delivery import Delivery
 from tracelet.testing.elsewhere import Outcome, Visit, in_another_process
 from tracelet.testing.samples import SAMPLES, TIME, curve, metric, param, tag
@@ -235,8 +235,7 @@ class BackendContract:
         source = self.folder / "sources" / uuid.uuid4().hex
         source.parent.mkdir(exist_ok=True)
         source.write_bytes(content)
-        found = source.stat()
-        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        identity = identity_of(source.stat())
         return Artifact(path, str(source), len(content), TIME, identity if own else None)
 
     def some_of_everything(self) -> list[Record]:

@@ -10,17 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tracelet.tfevents.curves import Curve
 from tracelet.tfevents.tensor import read_numbers, read_strings, read_tensor
 from tracelet.tfevents.wire import LENGTH, VARINT, Span, Wire, WireError, head
 
-_ROWS: Final = (
-    "true_positives",
-    "false_positives",
-    "true_negatives",
-    "false_negatives",
-    "precision",
-    "recall",
-)
 _PARTS: Final = {1: "vertices", 2: "faces", 3: "colors"}
 _MAX_THRESHOLDS: Final = 10_000
 
@@ -28,14 +21,14 @@ _MAX_THRESHOLDS: Final = 10_000
 def read_curve(wire: Wire, span: Span) -> dict[str, Any]:
     """Return the six rows of a precision-recall curve by name. Raises WireError."""
     tensor = read_tensor(wire, span)
-    if len(tensor.shape) != 2 or tensor.shape[0] != len(_ROWS):
+    if len(tensor.shape) != 2 or tensor.shape[0] != len(Curve._fields):
         raise WireError("a precision-recall curve of an unknown shape")
     columns = tensor.shape[1]
     if columns > _MAX_THRESHOLDS:
         raise WireError("a precision-recall curve with too many thresholds")
     numbers = read_numbers(wire, tensor)
     rows = [numbers[start : start + columns] for start in range(0, len(numbers), columns or 1)]
-    return dict(zip(_ROWS, rows))
+    return dict(zip(Curve._fields, rows))
 
 
 def read_mesh(wire: Wire, span: Span, content: bytes) -> tuple[str, dict[str, Any]]:

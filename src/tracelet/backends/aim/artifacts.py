@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional
+from typing import Iterator, Optional
 from urllib.parse import urlsplit
 
+from tracelet.backends.sources import copy
 from tracelet.records import Artifact
 
-__all__ = ["NotTheFileError", "keep", "local_root", "snapshot"]
-
-_BLOCK_BYTES = 1 << 20
-
-
-class NotTheFileError(Exception):
-    """An artifact's file is gone, or is not the one that was logged."""
+__all__ = ["keep", "local_root", "snapshot"]
 
 
 def local_root(uri: str) -> Optional[Path]:
@@ -41,7 +35,7 @@ def keep(artifact: Artifact, root: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = root / f".part-{uuid.uuid4().hex[:12]}"
     try:
-        _copy(artifact, part)
+        copy(artifact, part)
         part.replace(target)
     finally:
         with suppress(OSError):
@@ -59,28 +53,8 @@ def snapshot(artifact: Artifact, folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"artifact-{uuid.uuid4().hex[:12]}"
     try:
-        _copy(artifact, part)
+        copy(artifact, part)
         yield part
     finally:
         with suppress(OSError):
             part.unlink()
-
-
-def _copy(artifact: Artifact, target: Path) -> None:
-    with _source(artifact) as source, open(target, "wb") as copy:
-        while block := source.read(_BLOCK_BYTES):
-            copy.write(block)
-        size = copy.tell()
-        # After the copy, so that a change while it ran is seen too.
-        status = os.fstat(source.fileno())
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if size != artifact.size or artifact.identity not in (None, identity):
-        raise NotTheFileError("the file has changed since it was logged")
-
-
-def _source(artifact: Artifact) -> BinaryIO:
-    try:
-        return open(artifact.source, "rb")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        # Anything else that a disk says may pass, and goes on to the caller.
-        raise NotTheFileError(f"the file cannot be read: {error.strerror}") from error

@@ -15,14 +15,15 @@ from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, TypeVar
 from tracelet.backends.aim import preflight
 from tracelet.backends.aim.address import Address, absolute
 from tracelet.backends.aim.answers import answered
-from tracelet.backends.aim.artifacts import NotTheFileError, keep, local_root, snapshot
-from tracelet.backends.aim.facts import Facts
+from tracelet.backends.aim.artifacts import keep, local_root, snapshot
+from tracelet.backends.aim.facts import INT64, Facts
 from tracelet.backends.aim.objects import Thing, drawn
 from tracelet.backends.aim.options import AimOptions
 from tracelet.backends.aim.sdk import Session
 from tracelet.backends.aim.sequences import Sequences
 from tracelet.backends.aim.turns import Turns
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
+from tracelet.backends.sources import NotTheFileError
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
 from tracelet.findings import Finding
 from tracelet.records import (
@@ -51,7 +52,6 @@ _LOCAL_S = 300.0
 #: How long the thread of a run that was closed is waited for.
 _END_S = 5.0
 _HASH = re.compile(r"[0-9a-zA-Z_-]{1,64}")
-_INT64 = range(-(2**63), 2**63)
 _NO_PLACE = (
     "an Aim server takes no artifacts: say where they go with the option 'artifacts_uri' "
     "(s3://… or file://…)"
@@ -154,7 +154,7 @@ class AimBackend(Backend):
             hash_ = resume.id
         self._run = (run, hash_, workdir)
         try:
-            name = self._in_turn(lambda: self._begin(resume), self._opening_s)
+            name = self._in_turn(lambda: self._begin(resume), self._limit_s)
         except BaseException:
             self._run = None
             self._end_turns()
@@ -162,7 +162,7 @@ class AimBackend(Backend):
         return RemoteRun(id=hash_, name=name, look=self._address.look)
 
     @property
-    def _opening_s(self) -> float:
+    def _limit_s(self) -> float:
         return self._options.timeout_s if self._address.remote else _LOCAL_S
 
     def _begin(self, resume: Optional[RemoteRun]) -> str:
@@ -213,7 +213,7 @@ class AimBackend(Backend):
             self._end_turns()
         else:
             try:
-                self._in_turn(end, self._opening_s)
+                self._in_turn(end, self._limit_s)
             except BackendError:
                 if status is not RunStatus.RUNNING:
                     raise
@@ -248,11 +248,7 @@ class AimBackend(Backend):
         others = [each for each in batch.records if not isinstance(each, Artifact)]
         if others:
             things = [_drawn(each) for each in others]
-            self._in_turn(lambda: self._write(others, things), self._writing_s)
-
-    @property
-    def _writing_s(self) -> float:
-        return self._options.timeout_s if self._address.remote else _LOCAL_S
+            self._in_turn(lambda: self._write(others, things), self._limit_s)
 
     def _write(self, records: Sequence[Record], things: Sequence[Optional[Thing]]) -> None:
         here = self._here()
@@ -280,7 +276,7 @@ class AimBackend(Backend):
     def _keep(self, artifacts: Sequence[tuple[int, Artifact]]) -> None:
         """Copy files where they belong; the curves go on meanwhile."""
         uri = self._in_turn(
-            lambda: str(self._here().session.run.artifacts_uri or ""), self._opening_s
+            lambda: str(self._here().session.run.artifacts_uri or ""), self._limit_s
         )
         if not uri:
             raise RejectedError(tuple(at for at, _ in artifacts), _NO_PLACE)
@@ -308,12 +304,12 @@ class AimBackend(Backend):
             here.session.settle()
 
         if kept:
-            self._in_turn(enter, self._writing_s)
+            self._in_turn(enter, self._limit_s)
         if bad:
             raise RejectedError(tuple(bad), next(iter(bad.values())))
 
     def _upload(self, artifact: Artifact) -> None:
-        facts = self._in_turn(lambda: self._here().facts, self._opening_s)
+        facts = self._in_turn(lambda: self._here().facts, self._limit_s)
         with snapshot(artifact, self._known()[2]) as file:
             facts.artifact(artifact.path, str(file)).upload(block=True)
 
@@ -382,7 +378,7 @@ class AimBackend(Backend):
 def _odd(record: Record) -> str:
     """Return why Aim has no place for a record; nothing if it has."""
     step = getattr(record, "step", None)
-    if isinstance(step, int) and step not in _INT64:
+    if isinstance(step, int) and step not in INT64:
         return f"the step {step} does not fit into 64 bits"
     for text in (getattr(record, "key", ""), getattr(record, "path", "")):
         try:

@@ -9,7 +9,7 @@ from tracelet.records import RunInfo, RunStatus, Scalar
 
 __all__ = ["Facts"]
 
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 #: Longest label that becomes one of Aim's tags; all are in ``run["labels"]``.
 _MOST_TAG = 120
 #: Facts that Aim's page has a place of its own for, and would make hundreds of parameters of.
@@ -56,7 +56,7 @@ class Facts:
             if run.context and new:
                 shown = {key: each for key, each in run.context.items() if key not in _LISTS}
                 session.set(("context",), _storable(shown))
-                session.set(("__system_params",), _system(run.context))
+                session.set(("__system_params",), _system(run))
         for key, value in run.tags.items():
             self.label(key, value)
         if parent:
@@ -125,7 +125,7 @@ def _tag(key: str, value: str) -> str:
 
 def _number(value: Any) -> Any:
     # A whole number of Aim has 64 bits.
-    return str(value) if isinstance(value, int) and value not in _INT64 else value
+    return str(value) if isinstance(value, int) and value not in INT64 else value
 
 
 def _storable(value: Any) -> Any:
@@ -136,10 +136,10 @@ def _storable(value: Any) -> Any:
     return _number(value)
 
 
-def _system(context: Mapping[str, Any]) -> Mapping[str, Any]:
+def _system(run: RunInfo) -> Mapping[str, Any]:
     """Return what Aim's own page of a run shows as its environment (``Run.__init__``)."""
     found: dict[str, Any] = {}
-    command, git = _part(context, "command"), _part(context, "git")
+    command, git, context = run.facts("command"), run.facts("git"), run.context
     if command:
         found["executable"] = str(command.get("executable", ""))
         found["arguments"] = [str(each) for each in command.get("line", ())]
@@ -154,8 +154,3 @@ def _system(context: Mapping[str, Any]) -> Mapping[str, Any]:
             "commit": {"hash": str(git.get("commit", "")), "timestamp": "", "author": ""},
         }
     return found
-
-
-def _part(context: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = context.get(name)
-    return found if isinstance(found, Mapping) else {}

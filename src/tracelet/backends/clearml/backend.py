@@ -365,8 +365,7 @@ def _final() -> Iterator[None]:
 
 def _script(run: RunInfo) -> Mapping[str, Any]:
     """Return what ClearML shows on the page *Execution*: code, command, packages."""
-    git, command = run.context.get("git") or {}, run.context.get("command") or {}
-    packages = run.context.get("packages") or {}
+    git, command, packages = map(run.facts, ("git", "command", "packages"))
     script: dict[str, Any] = {}
     if git:
         script["repository"] = str(git.get("remote") or "")
@@ -376,7 +375,7 @@ def _script(run: RunInfo) -> Mapping[str, Any]:
         script["entry_point"] = str(command.get("script") or "")
         script["working_dir"] = str(command.get("folder") or "")
         script["binary"] = Path(str(command.get("executable") or "python")).name
-    if isinstance(packages, Mapping) and packages:
+    if packages:
         listed = "\n".join(f"{name}=={version}" for name, version in sorted(packages.items()))
         script["requirements"] = {"pip": listed}
     return script

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from typing import BinaryIO, Iterator, Mapping, NamedTuple
 
+from tracelet.backends import sources
 from tracelet.backends.clearml.names import Place, segment
 from tracelet.records import Artifact, Media
 
 __all__ = [
     "Content",
-    "NotTheFileError",
     "artifact_path",
     "check",
     "content_of",
@@ -44,10 +43,6 @@ _ENDINGS: Mapping[str, str] = {
     "video/webm": "webm",
 }
 _FALLBACK: Mapping[str, str] = {"audio": "wav", "image": "png", "video": "gif"}
-
-
-class NotTheFileError(Exception):
-    """An artifact's file is gone, or is not the one that was logged."""
 
 
 class Content(NamedTuple):
@@ -104,34 +99,18 @@ def opened(artifact: Artifact) -> Iterator[Content]:
     Raises:
         NotTheFileError: It is gone, or has changed; also when it changed while it was read.
     """
-    with _source(artifact) as file:
+    with sources.opened(artifact) as file:
         digest = hashlib.sha256()
-        _check(artifact, file)
+        sources.require_same(artifact, file)
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
-        if file.tell() != artifact.size:
-            raise NotTheFileError("the file has changed since it was logged")
+        sources.require_same(artifact, file, file.tell())
         file.seek(0)
         yield Content(file, artifact.size, digest.hexdigest())
-        _check(artifact, file)
+        sources.require_same(artifact, file)
 
 
 def check(artifact: Artifact) -> None:
     """Raise ``NotTheFileError`` when the file of an artifact is gone or another."""
-    with _source(artifact) as file:
-        _check(artifact, file)
-
-
-def _source(artifact: Artifact) -> BinaryIO:
-    try:
-        return open(artifact.source, "rb")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        # Anything else that a disk says may pass, and goes on to the caller.
-        raise NotTheFileError(f"the file cannot be read: {error.strerror}") from error
-
-
-def _check(artifact: Artifact, file: BinaryIO) -> None:
-    status = os.fstat(file.fileno())
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if status.st_size != artifact.size or artifact.identity not in (None, identity):
-        raise NotTheFileError("the file has changed since it was logged")
+    with sources.opened(artifact) as file:
+        sources.require_same(artifact, file)

@@ -14,9 +14,10 @@ import contextlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO, Iterator, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Iterator, Mapping, Union
 
 from tracelet.backends.clearml.credentials import Access
+from tracelet.backends.replies import reason_of, retry_after
 from tracelet.errors import (
     BackendError,
     ConfigError,
@@ -194,7 +195,7 @@ class Connection:
             ) from error
         except requests.RequestException as error:
             raise RetryableError(
-                f"{server} cannot be reached ({_reason(error)})",
+                f"{server} cannot be reached ({reason_of(error)})",
                 remedy="check host and port, and whether the server runs",
             ) from error
 
@@ -241,7 +242,8 @@ class Connection:
         status, said = response.status_code, _message(response)
         if status in _BUSY:
             return RetryableError(
-                f"{what}: HTTP {status} {said}", retry_after=_wait(response.headers)
+                f"{what}: HTTP {status} {said}",
+                retry_after=retry_after(response.headers.get("Retry-After")),
             )
         if status == 401:
             return ConfigError(f"ClearML does not let these keys do {what}: {said}")
@@ -332,22 +334,3 @@ def _message(response: requests.Response) -> str:
     except (ValueError, KeyError, TypeError):
         said = response.reason or ""
     return shortened(" ".join(str(said).split()), 300)
-
-
-def _wait(headers: Mapping[str, str]) -> Optional[float]:
-    try:
-        return max(0.0, float(headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None
-
-
-def _reason(error: BaseException) -> str:
-    inner: BaseException = error
-    while True:
-        following = getattr(inner, "reason", None)
-        if not isinstance(following, BaseException):
-            following = next((arg for arg in inner.args if isinstance(arg, BaseException)), None)
-        if following is None:
-            break
-        inner = following
-    return " ".join((str(inner).split(": ", 1)[-1] or type(inner).__name__).split())[:200]

@@ -12,19 +12,12 @@ from array import array
 from typing import Any, Mapping, Optional, Sequence
 
 from tracelet.records import Histogram, Media, Table
+from tracelet.tfevents.curves import curve_of
 from tracelet.tfevents.meshes import Mesh
 
 __all__ = ["curve", "histogram", "mesh", "table"]
 
 _Figure = Mapping[str, Any]
-_ROWS = (
-    "true_positives",
-    "false_positives",
-    "true_negatives",
-    "false_negatives",
-    "precision",
-    "recall",
-)
 #: Larger bodies are left out of a chart, which a browser has to hold; their event is a file anyway.
 MOST_VERTICES = 20_000
 _MOST_FACES = 60_000
@@ -75,25 +68,20 @@ def curve(record: Media) -> Optional[_Figure]:
     """
     Return a precision-recall curve, its four counts beside each point.
 
-    Thresholds are taken as evenly spread over [0, 1], as TensorBoard takes them: the event does not
-    hold them. None when the event says nothing that can be drawn.
+    None when the event says nothing that can be drawn.
     """
-    rows = [record.meta.get(name) for name in _ROWS]
-    if not all(isinstance(row, (list, tuple)) and len(row) == len(rows[0]) for row in rows):  # type: ignore[arg-type]
+    found = curve_of(record.meta)
+    if found is None:
         return None
-    size = len(rows[0] or ())
-    if not size:
-        return None
-    thresholds = [index / (size - 1) if size > 1 else 0.0 for index in range(size)]
     beside = [
-        list(each) for each in zip(thresholds, *(map(_number, row or ()) for row in rows[:4]))
+        list(each) for each in zip(found.thresholds, *(map(_number, row) for row in found[:4]))
     ]
     line = {
         "type": "scatter",
         "mode": "lines+markers",
         "name": record.key,
-        "x": [_number(value) for value in rows[5] or ()],
-        "y": [_number(value) for value in rows[4] or ()],
+        "x": [_number(value) for value in found.recall],
+        "y": [_number(value) for value in found.precision],
         "customdata": beside,
         "hovertemplate": "recall %{x}, precision %{y}<br>threshold %{customdata[0]}, TP "
         "%{customdata[1]}, FP %{customdata[2]}, TN %{customdata[3]}, FN %{customdata[4]}"

@@ -10,9 +10,10 @@ from typing import Any, Mapping, Optional, Sequence
 from tracelet.backends.base import Batch
 from tracelet.backends.clearml import files, plots
 from tracelet.backends.clearml.events import Events, UnfitError, iteration
-from tracelet.backends.clearml.files import Content, NotTheFileError
+from tracelet.backends.clearml.files import Content
 from tracelet.backends.clearml.names import Names, parameter
 from tracelet.backends.clearml.task import NAMES_OBJECT, PARAMETERS, PROPERTIES, Task, chip
+from tracelet.backends.sources import NotTheFileError
 from tracelet.errors import RejectedError
 from tracelet.records import (
     Artifact,

@@ -1,76 +1,27 @@
-"""How a batch gets into a run's file exactly once."""
+"""Which file a run is in."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Mapping, Optional
+from typing import ClassVar, Optional
 
-from tracelet.backends.base import Backend, BackendOptions, Batch
 from tracelet.backends.jsonl.options import JsonlOptions
-from tracelet.backends.plain import folder
+from tracelet.backends.plain import lines
+from tracelet.backends.plain.backend import FolderBackend
 from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.folder import answered
-from tracelet.backends.plain.journal import Journal, owner
-from tracelet.backends.plain.lines import LineFile
-from tracelet.backends.plain.places import Places
-from tracelet.errors import ConfigError, RetryableError, RunGoneError
-from tracelet.findings import Finding
-from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
+from tracelet.backends.plain.lines import LineFile, LineJournal
+from tracelet.errors import RetryableError, RunGoneError
+from tracelet.records import RemoteRun, RunInfo
 
 
-class JsonlBackend(Backend):
+class JsonlBackend(FolderBackend[JsonlOptions, LineJournal]):
     """Writes each run into a file of its own."""
 
     name = "jsonl"
     Options = JsonlOptions
-    accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
-
-    @classmethod
-    def resolve(
-        cls,
-        options: Mapping[str, Any],
-        environ: Mapping[str, str],  # noqa: ARG003 - this backend has no variables
-        cwd: Path,
-    ) -> tuple[JsonlOptions, Mapping[str, str]]:
-        """
-        Make the folder absolute.
-
-        Raises:
-            pydantic.ValidationError: An option is unknown or of the wrong type.
-            ConfigError: ``url`` is no folder, or says something else than ``path``.
-        """
-        given = JsonlOptions(**options)
-        return JsonlOptions(path=str(given.folder(cwd)), parent=given.parent), {}
-
-    def __init__(self, options: BackendOptions) -> None:
-        super().__init__(options)
-        self._options = JsonlOptions.model_validate(options.model_dump())
-        self._folder = self._options.folder(Path.cwd())
-        self._places = Places(self._folder, ".jsonl", owner)
-        self._open: Optional[Journal] = None
-
-    def preflight(self) -> None:
-        """
-        Make the folder, and see whether one may write into it.
-
-        Raises:
-            ConfigError: One may not.
-            RetryableError: The disk fails in a way that may pass.
-        """
-        folder.make(self._folder, "path")
-
-    def examine(
-        self,
-        project: Optional[str],
-        sources: Mapping[str, str],
-        deadline: float,
-    ) -> Iterable[Finding]:
-        """See whether one may write into the folder, or make it; see ``Backend.examine``."""
-        return folder.examined(self._folder, "path")
-
-    def look(self, run: RunInfo) -> str:
-        """Return the path of the run's file."""
-        return str(self._places.find(run)[0])
+    suffix: ClassVar[str] = ".jsonl"
+    owner = staticmethod(lines.owner)
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -82,56 +33,18 @@ class JsonlBackend(Backend):
             RetryableError: The disk does not work now, or another process has the file open.
         """
         self._let_go()
-        lines = self._begin(run) if resume is None else self._continue(resume.id)
-        path = lines.path
+        file = self._begin(run) if resume is None else self._continue(resume.id)
+        path = file.path
         files = RunFiles(path.with_suffix(".files"))
         try:
             with answered(path):
-                self._open = Journal(run, lines, files, self._options.parent)
+                self._open = LineJournal(run, file, files, self._options.parent)
         except BaseException:
-            lines.close()
+            file.close()
             raise
         return RemoteRun(
             id=self._places.remote_id(path), name=run.name or path.stem, look=str(path)
         )
-
-    def write(self, batch: Batch) -> None:
-        """
-        Append what is not there yet.
-
-        Raises:
-            RejectedError: A record has no form in JSON; an artifact's file is not what it was.
-            RunGoneError: Somebody deleted the file.
-            RetryableError: The disk does not take it now; nothing of the batch is in the file.
-        """
-        here = self._opened()
-        with answered(here.path, RetryableError):
-            here.write(batch)
-
-    def barrier(self) -> None:
-        """
-        Make what was written survive the machine.
-
-        Raises:
-            RetryableError: The disk does not take it now.
-        """
-        here = self._opened()
-        with answered(here.path, RetryableError):
-            here.sync()
-
-    def close(self, status: RunStatus, time: Optional[float] = None) -> None:
-        """
-        Write how the run ended; ``RUNNING`` only lets go of the file.
-
-        Raises:
-            RetryableError: The disk does not take it now; the run is still open.
-        """
-        here = self._open
-        if here is None:
-            return
-        with answered(here.path, RetryableError):
-            here.end(status, time)
-        self._let_go()
 
     def _begin(self, run: RunInfo) -> LineFile:
         path, exists = self._places.find(run)
@@ -144,20 +57,8 @@ class JsonlBackend(Backend):
                 raise RetryableError(f"another run began {str(path)!r} just now") from error
 
     def _continue(self, run_id: str) -> LineFile:
-        path = self._places.path_of(run_id)
-        if path is None:
-            raise ConfigError(f"{run_id!r} is no run of the jsonl backend: say 'project/name'.")
+        path = self._place(run_id)
         if not path.is_file():
             raise RunGoneError(f"There is no file {str(path)!r} to continue.")
         with answered(path):
             return LineFile(path, create=False)
-
-    def _opened(self) -> Journal:
-        if self._open is None:
-            raise RuntimeError("This backend is not open.")
-        return self._open
-
-    def _let_go(self) -> None:
-        here, self._open = self._open, None
-        if here is not None:
-            here.close()

@@ -7,12 +7,11 @@ said. Texts are matched where MLflow has one error code for several things.
 
 from __future__ import annotations
 
-import email.utils
 import json
-import math
-import time
-from typing import Any, Mapping, Optional
+import sys
+from typing import Any, Mapping, Optional, Sequence
 
+from tracelet.backends.replies import retry_after
 from tracelet.errors import (
     BackendError,
     ConfigError,
@@ -26,10 +25,10 @@ __all__ = [
     "DuplicateError",
     "ExistsError",
     "NotFoundError",
+    "loaded",
     "of_code",
     "of_response",
     "parsed",
-    "retry_after",
 ]
 
 #: How much of a server's text is worth keeping.
@@ -150,18 +149,15 @@ def _of_text(code: str, low: str, shown: str) -> Optional[BackendError]:
     return None
 
 
-def retry_after(value: Optional[str]) -> Optional[float]:
-    """Return the seconds that a ``Retry-After`` header asks for, or None."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError, OSError, IndexError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+def loaded(names: Sequence[tuple[str, str]]) -> tuple[type[Exception], ...]:
+    """
+    Return those exceptions that can have been raised; to be asked only when something was.
+
+    Args:
+        names: Of each the module and the class. What nobody has imported is left out.
+    """
+    found = ((sys.modules.get(module), name) for module, name in names)
+    return tuple(getattr(module, name) for module, name in found if module is not None)
 
 
 def parsed(text: str) -> Any:

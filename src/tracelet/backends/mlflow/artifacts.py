@@ -15,13 +15,12 @@ import inspect
 import mimetypes
 import os
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import IO, Any, Iterator, Optional, Protocol, Union
 from urllib.parse import quote, unquote, urlsplit
 
-from tracelet.backends.mlflow import uri
+from tracelet.backends.mlflow import answers, uri
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.backends.mlflow.uri import StoreKind
@@ -89,8 +88,8 @@ def artifacts_at(
     if parts.scheme in ("http", "https") and SERVICE in parts.path:
         base, _, tail = address.partition(SERVICE)
         return ServerArtifacts(Connection(base, options), tail.strip("/"), own=True)
-    if parts.scheme in ("", "file") or len(parts.scheme) == 1:
-        folder = uri.folder(address) if parts.scheme == "file" else Path(address)
+    folder = uri.artifact_folder(address)
+    if folder is not None:
         served = uri.kind_of(store_url) is StoreKind.SERVER
         return FolderArtifacts(folder, server=store_url if served else None)
     return ClientArtifacts(address, store_url)
@@ -175,7 +174,6 @@ class ClientArtifacts:
         self._address = address
         self._store_url = store_url
         self._repository: Any = None
-        self._staging = Path()
 
     def put(self, path: str, source: Source) -> None:
         folder, _, name = path.rpartition("/")
@@ -216,8 +214,7 @@ def _served(
     if kind in (StoreKind.SQLITE, StoreKind.FOLDER):
         # The experiment was made through a server that has this store. Its default place for
         # artifacts is the folder `mlartifacts` beside the store, where its page looks for them.
-        store = uri.database_path(store_url) if kind is StoreKind.SQLITE else uri.folder(store_url)
-        return FolderArtifacts(store.parent / "mlartifacts" / root)
+        return FolderArtifacts(uri.local(store_url).parent / "mlartifacts" / root)
     return NoArtifacts(
         "The artifacts of this experiment are kept by a tracking server: use its address "
         "(http://…) instead of the database's."
@@ -297,7 +294,7 @@ def _translated(address: str, path: str) -> Iterator[None]:
 
 
 def _cloud_errors() -> tuple[type[Exception], ...]:
-    """Return the parents of what the loaded clients raise; asked only when it happened."""
+    """Return the parents of what clients raise."""
     names = (
         ("mlflow.exceptions", "MlflowException"),
         ("botocore.exceptions", "BotoCoreError"),
@@ -307,8 +304,7 @@ def _cloud_errors() -> tuple[type[Exception], ...]:
         ("google.auth.exceptions", "GoogleAuthError"),
         ("azure.core.exceptions", "AzureError"),
     )
-    loaded = ((sys.modules.get(module), name) for module, name in names)
-    return tuple(getattr(module, name) for module, name in loaded if module is not None)
+    return answers.loaded(names)
 
 
 def _refused(error: Exception) -> bool:

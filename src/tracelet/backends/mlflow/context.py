@@ -55,8 +55,8 @@ def tags(run: RunInfo, options: MlflowOptions) -> Mapping[str, str]:
         options: Who is shown as its user, what as its source.
     """
     found = dict(_tags(run, options))
-    found.update(_source(_part(run, "command"), options))
-    git = _part(run, "git")
+    found.update(_source(run.facts("command"), options))
+    git = run.facts("git")
     found.update({tag: str(git[fact]) for fact, tag in _GIT.items() if git.get(fact)})
     if isinstance(git.get("dirty"), bool):
         found["mlflow.source.git.dirty"] = "true" if git["dirty"] else "false"
@@ -92,7 +92,7 @@ def _source(command: Mapping[str, Any], options: MlflowOptions) -> Mapping[str, 
 
 def _ours(run: RunInfo) -> Mapping[str, str]:
     """Return the few facts that one would filter runs by, and that MLflow has no tag for."""
-    command, machine = _part(run, "command"), _part(run, "hardware")
+    command, machine = run.facts("command"), run.facts("hardware")
     found = {}
     if isinstance(command.get("line"), list):
         line = " ".join(
@@ -130,13 +130,6 @@ def as_known_there(options: MlflowOptions) -> MlflowOptions:
     except (KeyError, OSError, ImportError):
         chosen = options.user is not None
     return options if chosen else options.model_copy(update={"user": name})
-
-
-def _part(run: RunInfo, name: str) -> Mapping[str, Any]:
-    # ``run.json`` may have been written by another version.
-    context: Any = run.context
-    found = context.get(name) if isinstance(context, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 class ContextFile:

@@ -17,10 +17,11 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Optional, Union
+from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Union
 
 from tracelet.backends.mlflow import answers, credentials, uri
 from tracelet.backends.mlflow.options import MlflowOptions
+from tracelet.backends.replies import reason_of
 from tracelet.errors import BackendError, ConfigError, RetryableError
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class Connection:
         except requests.Timeout as error:
             limits.silent()
             raise RetryableError(
-                f"{self.url} did not answer in time ({_reason(error)})", remedy=_unheard(error)
+                f"{self.url} did not answer in time ({reason_of(error)})", remedy=_unheard(error)
             ) from error
         except requests.exceptions.SSLError as error:
             raise _tls(self.url, error) from error
@@ -220,13 +221,13 @@ class Connection:
                 "check the password or token",
             ) from None
         except requests.exceptions.InvalidURL as error:
-            raise ConfigError(f"{self.url} cannot be asked: {_reason(error)}") from error
+            raise ConfigError(f"{self.url} cannot be asked: {reason_of(error)}") from error
         except requests.RequestException as error:
             if "timed out" in str(error).lower():
                 # In the middle of an answer, which requests does not call a time-out.
                 limits.silent()
             raise RetryableError(
-                f"{self.url} cannot be reached ({_reason(error)})", remedy=_unheard(error)
+                f"{self.url} cannot be reached ({reason_of(error)})", remedy=_unheard(error)
             ) from error
         except OSError as error:
             if "TLS" not in str(error):
@@ -235,7 +236,7 @@ class Connection:
             raise ConfigError(f"{self.url} cannot be asked: {error}") from error
         except _nonsense() as error:
             raise RetryableError(
-                f"{self.url} answered with something that is not HTTP ({_reason(error)})",
+                f"{self.url} answered with something that is not HTTP ({reason_of(error)})",
                 remedy=_unheard(error),
             ) from error
         limits.answered()
@@ -461,22 +462,8 @@ def _unheard(error: BaseException) -> str:
     return "check what listens there: it hung up, or does not speak HTTP"
 
 
-def _reason(error: BaseException) -> str:
-    """Return the innermost reason of a chain of wrapped errors, in one line."""
-    inner: Optional[BaseException] = error
-    while inner is not None:
-        following = getattr(inner, "reason", None)
-        if not isinstance(following, BaseException):
-            following = next((arg for arg in inner.args if isinstance(arg, BaseException)), None)
-        if following is None:
-            break
-        inner = following
-    text = str(inner).split(": ", 1)[-1] or type(inner).__name__
-    return " ".join(text.split())[:200]
-
-
 def _tls(url: str, error: BaseException) -> BackendError:
-    reason, low = _reason(error), str(error).lower()
+    reason, low = reason_of(error), str(error).lower()
     if "wrong version number" in low or "http request" in low or "record layer" in low:
         return ConfigError(f"{url} does not speak TLS", "write http:// instead of https://")
     if "certificate" not in low:

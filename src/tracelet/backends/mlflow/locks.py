@@ -26,8 +26,7 @@ _mine = threading.local()
 
 def beside(url: str) -> Path:
     """Return the lock file of the SQLite database or folder at ``url``."""
-    sqlite = uri.kind_of(url) is uri.StoreKind.SQLITE
-    path = uri.database_path(url) if sqlite else uri.folder(url)
+    path = uri.local(url)
     return path.with_name(f"{path.name}.tracelet-lock")
 
 

@@ -12,7 +12,6 @@ import socket
 import time
 from pathlib import Path
 from typing import Optional, Sequence
-from urllib.parse import urlsplit
 
 from tracelet.backends.mlflow import uri
 from tracelet.backends.mlflow.diagnosis import artifacts, disk, packages
@@ -34,8 +33,6 @@ _ANSWER_S = 0.95
 _QUICK_S = 0.2
 #: How long a database that is being written to is waited for.
 _PATIENCE_S = 0.05
-
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 
 
 class Preflight:
@@ -133,14 +130,13 @@ def check_port(url: str) -> None:
     Raises:
         RetryableError: Nobody takes a connection.
     """
-    parts = urlsplit(url)
-    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
-    if not parts.hostname or port is None:
+    address = uri.host_and_port(url)
+    if address is None:
         return
     try:
-        socket.create_connection((parts.hostname, port), _CONNECT_S).close()
+        socket.create_connection(address, _CONNECT_S).close()
     except OSError as error:
         raise RetryableError(
-            f"{parts.hostname}:{port} cannot be reached ({error})",
+            f"{address[0]}:{address[1]} cannot be reached ({error})",
             remedy="check host and port, and whether the server runs",
         ) from error

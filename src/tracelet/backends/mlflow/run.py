@@ -29,6 +29,7 @@ from tracelet.backends.mlflow.renamed import RenamedTags
 from tracelet.backends.mlflow.store import RunState, Store
 from tracelet.backends.mlflow.text import Texts
 from tracelet.backends.mlflow.values import PARAM_LENGTH, TAG_LENGTH, long_form, text_of
+from tracelet.backends.sources import is_same
 from tracelet.errors import ConfigError, RejectedError
 from tracelet.records import (
     Artifact,
@@ -338,14 +339,14 @@ class OpenRun:
 
 
 def _require_same(artifact: Artifact) -> None:
-    """Refuse the user's own file when it is another by now: wrong bytes are worse than none."""
+    """Refuse the user's own file when it is another by now."""
     if artifact.identity is None:
         return
     try:
         found = Path(artifact.source).stat()
     except OSError as error:
         raise RejectedError((), f"{artifact.path} is gone: {error.strerror}") from error
-    if artifact.identity != (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns):
+    if not is_same(artifact, found):
         raise RejectedError((), f"{artifact.path} was changed before it could be sent")
 
 

@@ -16,15 +16,14 @@ import logging
 import os
 import socket
 import sqlite3
-import sys
 import threading
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 from urllib.parse import urlsplit
 
+from tracelet.backends.bounded import Bounded
 from tracelet.backends.mlflow import answers, uri
-from tracelet.backends.mlflow.bounded import Bounded
 from tracelet.backends.mlflow.files import whole_lines
 from tracelet.backends.mlflow.locks import alone, beside
 from tracelet.backends.mlflow.sqlite import PointTables
@@ -68,7 +67,8 @@ def open_store(url: str, artifact_root: str, connect_s: float, call_s: float) ->
     elif kind is StoreKind.DATABASE:
         _test_port(url, connect_s)
     local = kind in (StoreKind.SQLITE, StoreKind.FOLDER)
-    call = _directly if local else Bounded(call_s)
+    # MLflow retries for four minutes when a server is down, SQLAlchemy connects for almost two.
+    call = _directly if local else Bounded(call_s, "tracelet-mlflow-call")
     with _opening:
         store = _opened.get((url, artifact_root))
         if store is None:
@@ -313,16 +313,14 @@ def _test_folder(path: Path) -> None:
 
 def _test_port(url: str, timeout_s: float) -> None:
     """Say in seconds that nobody is there; SQLAlchemy's retries take almost two minutes."""
-    parts = urlsplit(url)
-    ports = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-    port = parts.port or ports.get(parts.scheme.partition("+")[0])
-    if not parts.hostname or port is None:
+    address = uri.host_and_port(url)
+    if address is None:
         return
     try:
-        socket.create_connection((parts.hostname, port), timeout_s).close()
+        socket.create_connection(address, timeout_s).close()
     except OSError as error:
         raise RetryableError(
-            f"the database at {parts.hostname}:{port} cannot be reached ({error})"
+            f"the database at {address[0]}:{address[1]} cannot be reached ({error})"
         ) from error
 
 
@@ -338,14 +336,13 @@ def _translated(what: str, *, local: bool) -> Iterator[None]:
 
 
 def _foreign() -> tuple[type[Exception], ...]:
-    """Return what may be raised by the libraries that are loaded; asked only when it happened."""
+    """Return what may be raised by MLflow and the libraries below it."""
     names = (
         ("mlflow.exceptions", "MlflowException"),
         ("sqlalchemy.exc", "SQLAlchemyError"),
         ("alembic.util", "CommandError"),
     )
-    loaded = ((sys.modules.get(module), name) for module, name in names)
-    return tuple(getattr(module, name) for module, name in loaded if module is not None)
+    return answers.loaded(names)
 
 
 def _of_mlflow(error: Exception, what: str, *, local: bool) -> BackendError:

@@ -24,17 +24,21 @@ from tracelet.errors import ConfigError
 __all__ = [
     "StoreKind",
     "absolute",
+    "artifact_folder",
     "database_path",
     "default",
     "folder",
     "holds_experiments",
+    "host_and_port",
     "kind_of",
+    "local",
     "with_userinfo",
     "without_userinfo",
 ]
 
 _SQL = ("postgresql", "mysql", "mssql")
 _WEB = ("http", "https")
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 #: Words and schemes that MLflow itself hands to a hosted service.
 _HOSTED = ("databricks", "databricks-uc", "uc")
 
@@ -162,6 +166,27 @@ def database_path(url: str) -> Path:
 def folder(url: str) -> Path:
     """Return the path of an absolute ``file:`` URI."""
     return Path(url2pathname(urlsplit(url).path))
+
+
+def host_and_port(url: str) -> Optional[tuple[str, int]]:
+    """Return where a server listens; None where the URI does not say."""
+    parts = urlsplit(url)
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    return (parts.hostname, port) if parts.hostname and port is not None else None
+
+
+def local(url: str) -> Path:
+    """Return the file of an SQLite database, or the folder of files, that a tracking URI means."""
+    return database_path(url) if kind_of(url) is StoreKind.SQLITE else folder(url)
+
+
+def artifact_folder(location: str) -> Optional[Path]:
+    """Return the folder that an artifact URI means; None where it means none of this machine."""
+    scheme = urlsplit(location).scheme
+    if scheme == "file":
+        return folder(location)
+    # One letter is a drive of Windows.
+    return Path(location) if len(scheme) <= 1 else None
 
 
 def holds_experiments(files: Path) -> bool:

@@ -1,85 +1,50 @@
-"""How a batch gets into a run's lines exactly once, and the lines into tables."""
+"""How the lines of a run get into tables."""
 
 from __future__ import annotations
 
 import json
 import threading
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Mapping, Optional
+from typing import ClassVar, Optional
 
-from tracelet.backends.base import Backend, BackendOptions, Batch
+from tracelet.backends.base import BackendOptions
 from tracelet.backends.parquet.options import ParquetOptions
-from tracelet.backends.plain import folder
+from tracelet.backends.plain import lines
+from tracelet.backends.plain.backend import FolderBackend
 from tracelet.backends.plain.files import RunFiles
 from tracelet.backends.plain.folder import answered
-from tracelet.backends.plain.journal import Journal, owner
-from tracelet.backends.plain.lines import LineFile
-from tracelet.backends.plain.places import Places
-from tracelet.errors import ConfigError, RetryableError, RunGoneError
-from tracelet.findings import Finding
+from tracelet.backends.plain.lines import LineFile, LineJournal
+from tracelet.errors import RetryableError, RunGoneError
 from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
 
 _LINES = ".records.jsonl"
 
 
-class ParquetBackend(Backend):
+class ParquetBackend(FolderBackend[ParquetOptions, LineJournal]):
     """Writes each run into a folder of tables."""
 
     name = "parquet"
     Options = ParquetOptions
-    accepts: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
     #: They are in the tables, and safe, when these have been written.
     deferred: ClassVar[frozenset[type]] = frozenset(RECORD_TYPES)
 
-    @classmethod
-    def resolve(
-        cls,
-        options: Mapping[str, Any],
-        environ: Mapping[str, str],  # noqa: ARG003 - this backend has no variables
-        cwd: Path,
-    ) -> tuple[ParquetOptions, Mapping[str, str]]:
-        """
-        Make the folder absolute.
-
-        Raises:
-            pydantic.ValidationError: An option is unknown or of the wrong type.
-            ConfigError: ``url`` is no folder, or says something else than ``path``.
-        """
-        given = ParquetOptions(**options)
-        return given.model_copy(update={"path": str(given.folder(cwd)), "url": None}), {}
-
     def __init__(self, options: BackendOptions) -> None:
         super().__init__(options)
-        self._options = ParquetOptions.model_validate(options.model_dump())
-        self._folder = self._options.folder(Path.cwd())
-        self._places = Places(self._folder, "", _owner)
-        self._open: Optional[Journal] = None
         self._writing = threading.Lock()
         #: How long the lines were that the tables were made of last.
         self._written = -1
 
-    def preflight(self) -> None:
-        """
-        Make the folder, and see whether one may write into it.
-
-        Raises:
-            ConfigError: One may not.
-            RetryableError: The disk fails in a way that may pass.
-        """
-        folder.make(self._folder, "path")
-
-    def examine(
-        self,
-        project: Optional[str],
-        sources: Mapping[str, str],
-        deadline: float,
-    ) -> Iterable[Finding]:
-        """See whether one may write into the folder, or make it; see ``Backend.examine``."""
-        return folder.examined(self._folder, "path")
-
-    def look(self, run: RunInfo) -> str:
-        """Return the path of the run's folder."""
-        return str(self._places.find(run)[0])
+    @staticmethod
+    def owner(path: Path) -> Optional[str]:
+        """Return the id of the run that began a folder; None when nothing says so."""
+        began = lines.owner(path / _LINES)
+        if began is not None:
+            return began
+        try:
+            found = json.loads((path / "run.json").read_bytes()).get("run_id")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
 
     def open(self, run: RunInfo, resume: Optional[RemoteRun], workdir: Path) -> RemoteRun:
         """
@@ -94,31 +59,18 @@ class ParquetBackend(Backend):
         path = self._places.find(run)[0] if resume is None else self._known(resume.id)
         with answered(path):
             path.mkdir(parents=True, exist_ok=True)
-            lines = LineFile(path / _LINES, create=not (path / _LINES).exists())
+            file = LineFile(path / _LINES, create=not (path / _LINES).exists())
         try:
             with answered(path):
-                here = Journal(run, lines, RunFiles(path), self._options.parent)
+                here = LineJournal(run, file, RunFiles(path), self._options.parent)
         except BaseException:
-            lines.close()
+            file.close()
             raise
         self._open, self._written = here, -1
         self._make_tables()
         return RemoteRun(
             id=self._places.remote_id(path), name=run.name or path.name, look=str(path)
         )
-
-    def write(self, batch: Batch) -> None:
-        """
-        Write down what is not there yet.
-
-        Raises:
-            RejectedError: A record has no form; an artifact's file is not what it was.
-            RunGoneError: Somebody deleted the lines.
-            RetryableError: The disk does not take it now; nothing of the batch is in the lines.
-        """
-        here = self._opened()
-        with answered(here.path, RetryableError):
-            here.write(batch)
 
     def barrier(self) -> None:
         """
@@ -127,9 +79,7 @@ class ParquetBackend(Backend):
         Raises:
             RetryableError: The disk does not take it now.
         """
-        here = self._opened()
-        with answered(here.path, RetryableError):
-            here.sync()
+        super().barrier()
         self._make_tables()
 
     def close(self, status: RunStatus, time: Optional[float] = None) -> None:
@@ -155,37 +105,13 @@ class ParquetBackend(Backend):
 
         here = self._opened()
         with self._writing, answered(here.path, RetryableError):
-            size = here.lines.whole
+            size = here.file.whole
             if size != self._written:
                 write_tables(here.path.parent, here.entries())
                 self._written = size
 
     def _known(self, run_id: str) -> Path:
-        path = self._places.path_of(run_id)
-        if path is None:
-            raise ConfigError(f"{run_id!r} is no run of the parquet backend: say 'project/name'.")
+        path = self._place(run_id)
         if not (path / _LINES).is_file():
             raise RunGoneError(f"There are no lines in {str(path)!r} to continue.")
         return path
-
-    def _opened(self) -> Journal:
-        if self._open is None:
-            raise RuntimeError("This backend is not open.")
-        return self._open
-
-    def _let_go(self) -> None:
-        here, self._open = self._open, None
-        if here is not None:
-            here.close()
-
-
-def _owner(path: Path) -> Optional[str]:
-    """Return the run that began a folder; None when nothing says so."""
-    began = owner(path / _LINES)
-    if began is not None:
-        return began
-    try:
-        found = json.loads((path / "run.json").read_bytes()).get("run_id")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return found if isinstance(found, str) else None

@@ -7,7 +7,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Iterator, NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -16,6 +16,21 @@ if sys.platform != "win32":
     import fcntl
 
 BLOCK_BYTES = 1 << 20
+
+
+class Entry(NamedTuple):
+    """
+    What stands at one place of a file.
+
+    ``letter`` is ``r`` for who the run is from here on, ``e`` for how it ended, and for a record
+    the first one of its lane. ``place`` is a record's in its lane, -1 for anything else;
+    ``content`` what it says without that.
+    """
+
+    letter: str
+    place: int
+    content: bytes
+    parameter: bool = False
 
 
 class AppendedFile:
@@ -68,6 +83,10 @@ class AppendedFile:
         found._descriptor = os.open(path, os.O_RDONLY | flags)  # noqa: SLF001 - our own
         found._size = found.size()  # noqa: SLF001
         return found
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Read all entries from the beginning; more may be appended meanwhile."""
+        raise NotImplementedError
 
     @property
     def whole(self) -> int:

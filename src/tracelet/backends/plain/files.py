@@ -7,9 +7,10 @@ import os
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Mapping
+from typing import Any, Mapping
 
 from tracelet.backends.plain.names import file_name, short_hash
+from tracelet.backends.sources import copy
 from tracelet.records import Artifact, Media
 
 _SUFFIXES: Mapping[str, str] = {
@@ -21,12 +22,6 @@ _SUFFIXES: Mapping[str, str] = {
     "image/png": ".png",
     "video/gif": ".gif",
 }
-
-_BLOCK_BYTES = 1 << 20
-
-
-class NotTheFileError(Exception):
-    """An artifact's file is gone, or is not the one that was logged."""
 
 
 class RunFiles:
@@ -67,7 +62,8 @@ class RunFiles:
             NotTheFileError: The file is gone, or has changed since it was logged.
         """
         part = self._part()
-        digest = _copy(artifact, part)
+        digest = hashlib.sha256()
+        copy(artifact, part, digest.update)
         segments = artifact.path.split("/")
         target = self._folder.joinpath("artifacts", *map(_segment, segments))
         try:
@@ -77,7 +73,7 @@ class RunFiles:
             own = self._folder / "artifacts~" / short_hash(artifact.path)
             target = own / _segment(segments[-1])
             self._move(part, target)
-        return {"file": self._shown(target), "sha256": digest}
+        return {"file": self._shown(target), "sha256": digest.hexdigest()}
 
     def sync(self) -> None:
         """Make what was stored survive the machine."""
@@ -103,27 +99,3 @@ class RunFiles:
 def _segment(text: str) -> str:
     # A leading dot hides a folder of ours, but belongs to a user's `.gitignore`.
     return "." + file_name(text[1:]) if text.startswith(".") and text[1:] else file_name(text)
-
-
-def _copy(artifact: Artifact, target: Path) -> str:
-    """Copy the file of an artifact as it was when it was logged; return its hash."""
-    digest = hashlib.sha256()
-    with _source(artifact) as source, open(target, "wb") as copy:
-        while block := source.read(_BLOCK_BYTES):
-            digest.update(block)
-            copy.write(block)
-        size = copy.tell()
-        # After the copy, so that a change while it ran is seen too.
-        status = os.fstat(source.fileno())
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if size != artifact.size or artifact.identity not in (None, identity):
-        raise NotTheFileError("the file has changed since it was logged")
-    return digest.hexdigest()
-
-
-def _source(artifact: Artifact) -> BinaryIO:
-    try:
-        return open(artifact.source, "rb")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        # Anything else that a disk says may pass, and goes on to the caller.
-        raise NotTheFileError(f"the file cannot be read: {error.strerror}") from error

@@ -10,9 +10,9 @@ what they do not know. It holds a letter and, for a record, its place: ``l`` or 
 from __future__ import annotations
 
 import struct
-from typing import Final, Iterator, NamedTuple
+from typing import Final, Iterator
 
-from tracelet.backends.plain.appended import BLOCK_BYTES, AppendedFile
+from tracelet.backends.plain.appended import BLOCK_BYTES, AppendedFile, Entry
 from tracelet.tfevents.crc32c import masked_crc32c
 from tracelet.tfevents.wire import LENGTH, head, varint
 
@@ -20,15 +20,6 @@ _HEAD: Final = struct.Struct("<QI")
 _FOOT: Final = struct.Struct("<I")
 _MARK: Final = varint(head(20230, LENGTH))
 _MOST: Final = 1 << 31
-
-
-class Entry(NamedTuple):
-    """One event: whose it is, and its bytes without that."""
-
-    letter: str
-    place: int
-    parameter: bool
-    event: bytes
 
 
 def frame(mark: str, event: bytes) -> bytes:
@@ -60,7 +51,7 @@ class EventsFile(AppendedFile):
             parameter = text.endswith("p")
             digits = text[1:].rstrip("p")
             place = int(digits) if digits.isdecimal() else -1
-            yield Entry(text[:1], place, parameter, payload[begin + size :])
+            yield Entry(text[:1], place, payload[begin + size :], parameter)
 
     def _end_of_last(self) -> int:
         end = 0

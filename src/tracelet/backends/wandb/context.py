@@ -12,7 +12,7 @@ __all__ = ["config", "files", "settings"]
 
 def settings(run: RunInfo) -> Mapping[str, Any]:
     """Return what the vendor's own settings say of a program."""
-    git, command, machine = (_part(run, name) for name in ("git", "command", "hardware"))
+    git, command, machine = map(run.facts, ("git", "command", "hardware"))
     found = {
         "git_commit": git.get("commit"),
         "git_remote_url": git.get("remote"),
@@ -37,7 +37,7 @@ def files(run: RunInfo) -> Mapping[str, str]:
     """Return the small files that the vendor's client writes for each run, by name."""
     if not run.context:
         return {}
-    git, command, machine = (_part(run, name) for name in ("git", "command", "hardware"))
+    git, command, machine = map(run.facts, ("git", "command", "hardware"))
     line = command.get("line")
     line = [str(part) for part in line] if isinstance(line, list) else []
     metadata = {
@@ -58,10 +58,3 @@ def files(run: RunInfo) -> Mapping[str, str]:
         lines = (f"{name}=={version}\n" for name, version in sorted(packages.items()))
         found["requirements.txt"] = "".join(lines)
     return found
-
-
-def _part(run: RunInfo, name: str) -> Mapping[str, Any]:
-    # ``run.json`` may have been written by another version.
-    context: Any = run.context
-    found = context.get(name) if isinstance(context, Mapping) else None
-    return found if isinstance(found, Mapping) else {}

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 
+from tracelet.backends.sources import is_same
 from tracelet.backends.wandb.media import Attic, described, images
 from tracelet.backends.wandb.names import artifact_names, column, media_names
 from tracelet.backends.wandb.outbox import Entry, digest
@@ -22,7 +23,6 @@ __all__ = ["Entries", "digest_of"]
 _MOST_PICTURES = 100
 #: Doubles hold no larger whole numbers, and the core keeps numbers of a configuration as doubles.
 _LARGEST_INT = 2**53
-_SUFFIX = {"graph": ".pbtxt"}
 
 
 class Entries:
@@ -141,8 +141,7 @@ class Entries:
             except OSError as error:
                 bad[index] = f"{each.path}: the file cannot be read: {error.strerror}"
                 continue
-            now = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-            if each.identity is not None and now != tuple(each.identity):
+            if not is_same(each, found):
                 bad[index] = f"{each.path}: the file is not the one that was logged"
         if bad:
             raise RejectedError(tuple(bad), next(iter(bad.values())))

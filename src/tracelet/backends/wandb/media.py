@@ -18,6 +18,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from tracelet.backends.wandb.histograms import merged
 from tracelet.records import Histogram, Media, Table, Text
+from tracelet.tfevents.curves import curve_of
 from tracelet.tfevents.meshes import Mesh, read_meshes
 
 __all__ = ["Attic", "described", "images", "made"]
@@ -123,28 +124,21 @@ def _medium(media: Media, attic: Attic) -> Optional[dict[str, Any]]:
         )
         return {"wandb": media.kind, "files": [name]}
     if media.kind == "pr_curve":
-        rows = _curve(media.meta)
-        if rows is None:
+        curve = curve_of(media.meta)
+        if curve is None:
             return None
+        points = zip(*(getattr(curve, column) for column in _CURVE))
         return {
             "wandb": "curve",
             "title": media.key,
             "columns": list(_CURVE),
-            "rows": rows,
+            "rows": [list(map(_finite, point)) for point in points],
         }
     if media.kind == "mesh":
         _, bodies = read_meshes(media.data, _MOST_BODIES)
         files = [attic.keep(*_body(body)) for body in bodies]
         return {"wandb": "mesh", "files": files} if files else None
     return None
-
-
-def _curve(meta: Mapping[str, Any]) -> Optional[list[list[Any]]]:
-    found = [meta.get(name) for name in _CURVE]
-    sizes = {len(row) for row in found if isinstance(row, (list, tuple))}
-    if len(sizes) != 1 or any(not isinstance(row, (list, tuple)) for row in found):
-        return None
-    return [list(map(_finite, point)) for point in zip(*(row or () for row in found))]
 
 
 def _finite(number: float) -> Any:

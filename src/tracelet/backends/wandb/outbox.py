@@ -156,7 +156,7 @@ class Outbox:
         self._save()
         lines = self._pending.read_bytes().splitlines(keepends=True)[count:]
         self._file.close()
-        self._replace(lines)
+        _replace(self._pending, lines)
         self._file = self._opened()
         needed = {name for entry in self.entries for name in entry.files}
         return [name for entry in gone for name in entry.files if name not in needed]
@@ -198,15 +198,7 @@ class Outbox:
                 wanted.append(line)
                 self._take(lane, end, Entry(*entry), digests)
         if len(wanted) < len(lines) or sum(map(len, lines)) < len(data):
-            self._replace(wanted)
-
-    def _replace(self, lines: Sequence[bytes]) -> None:
-        new = self._pending.with_suffix(".new")
-        with open(new, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._pending)
+            _replace(self._pending, wanted)
 
     def _save(self) -> None:
         kept = {
@@ -220,12 +212,7 @@ class Outbox:
             "digests": self._digests,
             "serial": self._serial,
         }
-        new = self._kept.with_suffix(".new")
-        with open(new, "w", encoding="utf-8") as file:
-            json.dump(kept, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._kept)
+        _replace(self._kept, [json.dumps(kept).encode()])
 
     def _cut(self, size: int) -> None:
         """Undo a line that the disk did not take whole."""
@@ -235,6 +222,15 @@ class Outbox:
 
     def _opened(self) -> IO[bytes]:
         return open(self._pending, "ab")
+
+
+def _replace(path: Path, lines: Sequence[bytes]) -> None:
+    new = path.with_suffix(".new")
+    with open(new, "wb") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _plain(entry: Entry) -> list[Any]:

@@ -10,6 +10,7 @@ import urllib.request
 from typing import Optional
 
 from tracelet._installed import is_installed
+from tracelet.backends.replies import retry_after
 from tracelet.backends.wandb.options import HOSTED, WandbOptions
 from tracelet.errors import ConfigError, MissingPackageError, RetryableError
 
@@ -85,7 +86,7 @@ def check_server(options: WandbOptions, key: str) -> None:
             ) from error
         raise RetryableError(
             f"the W&B server {url} answered {error.code}",
-            retry_after=_seconds(error.headers.get("Retry-After")),
+            retry_after=retry_after(error.headers.get("Retry-After")),
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -104,7 +105,3 @@ def _unknown(url: str) -> ConfigError:
         f"The W&B server {url} does not know the key",
         "set WANDB_API_KEY to one of this server, or run 'wandb login --relogin'",
     )
-
-
-def _seconds(text: Optional[str]) -> Optional[float]:
-    return float(text) if text is not None and text.isdigit() else None

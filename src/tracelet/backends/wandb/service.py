@@ -18,13 +18,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracelet.backends.wandb.bounded import bounded
+from tracelet.backends.bounded import Bounded
 from tracelet.errors import BackendError
 
 __all__ = ["Service"]
 
 _PREFIX = "WANDB_"
-_GOODBYE_S = 5.0
+#: What talks to the core at its end: ``finish`` and the like wait as long as it retries, for days.
+_goodbye = Bounded(5.0, "tracelet-wandb-call")
 
 
 @dataclass
@@ -117,7 +118,7 @@ def _restore() -> None:
         import wandb
 
         with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
-            bounded("ending the core", _GOODBYE_S, wandb.teardown)
+            _goodbye("ending the core", wandb.teardown)
     finally:
         _kill()
         for name in [name for name in os.environ if name.startswith(_PREFIX)]:
@@ -140,13 +141,13 @@ def _kill() -> None:
     # Clearing up ends in an error, because it talks to the core; what it leaves is ended here.
     client: Any = wandb_setup._singleton  # noqa: SLF001
     with contextlib.suppress(BackendError, OSError, AssertionError, SystemExit):
-        bounded("clearing up", _GOODBYE_S, wandb.teardown)
+        _goodbye("clearing up", wandb.teardown)
     wandb_setup._singleton = None  # noqa: SLF001
     os.environ.pop("WANDB_SERVICE", None)
     with contextlib.suppress(AttributeError, BackendError, OSError, RuntimeError):
-        bounded("clearing up", _GOODBYE_S, client._connection._finalizer.close)  # noqa: SLF001
+        _goodbye("clearing up", client._connection._finalizer.close)  # noqa: SLF001
     with contextlib.suppress(AttributeError, BackendError, OSError, RuntimeError):
-        bounded("clearing up", _GOODBYE_S, client._asyncer.join)  # noqa: SLF001
+        _goodbye("clearing up", client._asyncer.join)  # noqa: SLF001
 
 
 def _process() -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
-from tracelet.backends.wandb.bounded import attempted, bounded
+from tracelet.backends.bounded import Bounded
 from tracelet.backends.wandb.media import Attic, made
 from tracelet.backends.wandb.names import STEP
 from tracelet.backends.wandb.options import HOSTED, WandbOptions
@@ -28,6 +28,7 @@ from tracelet.errors import BackendError, ConfigError, RetryableError, RunGoneEr
 
 __all__ = ["Identity", "Session", "last_row"]
 
+_THREAD = "tracelet-wandb-call"
 _SHOWN = 300
 _POLL_S = 0.05
 _STOPPING_S = 1.0
@@ -185,7 +186,7 @@ class Session:
         checker = getattr(self._run, "_run_status_checker", None)
         if checker is not None:
             with contextlib.suppress(BackendError, OSError, RuntimeError):
-                bounded("stopping the checks", _STOPPING_S, checker.join)
+                Bounded(_STOPPING_S, _THREAD)("stopping the checks", checker.join)
 
     def settle(self, number: int) -> None:
         """Return when everything so far is in the file of an offline run, and on the disk."""
@@ -346,12 +347,14 @@ class Session:
         return self._options.timeout_s + self._bytes / self._options.slowest_bytes_per_s
 
     def _call(self, what: str, function: Any, *args: Any, limit_s: Optional[float] = None) -> Any:
-        call = attempted(what, self._limit() if limit_s is None else limit_s, function, *args)
-        if call.error is None:
+        limited = Bounded(self._limit() if limit_s is None else limit_s, _THREAD)
+        call = limited.attempt(what, function, *args)
+        error = call.kept.error
+        if error is None:
             return call.result
-        if isinstance(call.error, BackendError) or not isinstance(call.error, Exception):
-            raise call.error
-        raise _understood(what, call.error) from call.error
+        if isinstance(error, BackendError) or not isinstance(error, Exception):
+            raise error
+        raise _understood(what, error) from error
 
 
 def _second() -> str:

@@ -76,8 +76,8 @@ def doubt(location: str, url: str) -> Optional[Finding]:
         return _proxied(url)
     if parts.scheme in ("http", "https") and SERVICE in parts.path:
         return None
-    if parts.scheme in ("", "file") or len(parts.scheme) == 1:
-        folder = uri.folder(location) if parts.scheme == "file" else Path(location)
+    folder = uri.artifact_folder(location)
+    if folder is not None:
         return _of_client(folder, url) if served else _of_folder(folder)
     return _of_cloud(location, served=served)
 

@@ -1,30 +1,17 @@
-"""
-A precision-recall curve: its drawing for the image grid, and its numbers.
-
-TensorBoard's page takes the thresholds as evenly spread over [0, 1], for the event does not hold
-them (``pr_curves_plugin.py``); so do we.
-"""
+"""A precision-recall curve: its drawing for the image grid, and its numbers."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from tracelet.backends.mlflow.pixels import Pixels
 from tracelet.backends.mlflow.render.files import File, Rendering, as_json
 from tracelet.backends.mlflow.render.lettering import width_of, write
 from tracelet.records import Media
+from tracelet.tfevents.curves import Curve, curve_of
 
 __all__ = ["render_curve"]
-
-_ROWS = (
-    "true_positives",
-    "false_positives",
-    "true_negatives",
-    "false_negatives",
-    "precision",
-    "recall",
-)
 
 # As wide as the heat maps: a card of the grid cuts off the lower end of anything taller.
 _WIDTH, _HEIGHT = 512, 256
@@ -41,20 +28,17 @@ _Point = tuple[float, float]
 
 def render_curve(media: Media) -> Optional[Rendering]:
     """Return the drawing and the numbers; None if the event says nothing that can be drawn."""
-    rows = {name: media.meta.get(name) for name in _ROWS}
-    sizes = {len(row) for row in rows.values() if isinstance(row, (list, tuple))}
-    if len(sizes) != 1 or None in rows.values() or sizes == {0}:
+    curve = curve_of(media.meta)
+    if curve is None:
         return None
-    size = sizes.pop()
-    thresholds = [place / (size - 1) if size > 1 else 0.0 for place in range(size)]
     found = {
         "key": media.key,
         "step": media.step,
         "time": media.time,
-        "thresholds": thresholds,
-        **{name: [_plain(number) for number in rows[name] or ()] for name in _ROWS},
+        "thresholds": curve.thresholds,
+        **{name: [_plain(each) for each in row] for name, row in curve._asdict().items()},
     }
-    points = _drawn(rows)
+    points = _drawn(curve)
     average = _average(points)
     found["average_precision"] = average
     picture = _draw(points, average) if points else None
@@ -65,15 +49,15 @@ def _plain(number: float) -> Any:
     return int(number) if math.isfinite(number) and number == int(number) else number
 
 
-def _drawn(rows: Mapping[str, Any]) -> list[_Point]:
+def _drawn(curve: Curve) -> list[_Point]:
     """
     Return recall and precision of the thresholds that say something.
 
     At the upper end of the thresholds nothing may be left that is called positive; precision is
     then 0 / 0, and what stands there is no part of the curve.
     """
-    points = list(zip(rows["recall"], rows["precision"]))
-    called = [a + b for a, b in zip(rows["true_positives"], rows["false_positives"])]
+    points = list(zip(curve.recall, curve.precision))
+    called = [a + b for a, b in zip(curve.true_positives, curve.false_positives)]
     while len(points) > 1 and called[len(points) - 1] == 0:
         points.pop()
     return [
