@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any, Iterator
@@ -538,6 +539,95 @@ def test_a_sidecar_that_dies_is_missed_while_the_training_goes_on(tmp_path: Path
     assert jsonl(out) == ([(number, float(number)) for number in range(step + 1)], "FINISHED")
 
 
+def test_a_thread_delivers_once_the_sidecar_has_died_too_often(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed four times: nothing is lost or doubled, one line tells, the end is as usual."""
+    run = start(silent=False)
+    out = tmp_path / "tracelet-jsonl" / "project" / "run.jsonl"
+    logged = 0
+
+    def delivered() -> bool:
+        nonlocal logged
+        run.log_metric("loss", float(logged), logged)
+        logged += 1
+        time.sleep(0.005)
+        return out.exists() and len(jsonl(out)[0]) > before + 1
+
+    for _ in range(RESTARTS + 1):
+        before = logged
+        wait_for(delivered)
+        (sidecar,) = sidecars()
+        os.kill(sidecar, signal.SIGKILL)
+        wait_for(lambda sidecar=sidecar: gone(sidecar))
+    # Somebody else, a `tracelet sync`, takes up the run in this moment: two never ship.
+    other = _holding(run)
+    try:
+        before = logged
+        wait_for(lambda: _shipping_thread() or delivered())
+        for _ in range(50):
+            assert not delivered()
+    finally:
+        other.kill()
+        other.communicate()
+    wait_for(delivered)
+    assert sidecars() == []
+    command = [sys.executable, "-m", "tracelet", "status", "--json"]
+    status = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    (told,) = json.loads(status.stdout)["runs"]
+    assert told["shipper"]["pid"] == os.getpid()
+    report = run.stop()
+    assert (report.complete, report.spooled, report.check()) == (True, logged, [])
+    assert jsonl(out) == ([(step, float(step)) for step in range(logged)], "FINISHED")
+    said = capfd.readouterr().err.splitlines()
+    (line,) = [line for line in said if "thread of this program delivers" in line]
+    assert line.startswith("tracelet: the process that delivers has died and is not started again:")
+    assert said[-1].startswith(f"tracelet: {logged:,} recorded · jsonl {logged:,} delivered")
+    assert left_over(tmp_path / ".tracelet") == []
+    # The next run of the program has a sidecar again.
+    with start("second") as second:
+        second.log_metric("loss", 0.5, 1)
+        assert len(sidecars()) == 1
+    assert jsonl(out.with_name("second.jsonl")) == ([(1, 0.5)], "FINISHED")
+
+
+@pytest.mark.parametrize("server", ["there", "away"])
+def test_a_thread_takes_over_also_in_the_last_moment(
+    tmp_path: Path, depot: Depot, server: str
+) -> None:
+    """The sidecar is missed when the program ends, and nobody is there to be waited for later."""
+    if server == "away":
+        depot.order(open=("retry", "away"))
+    code = f"""
+        import os, signal, time, psutil, tracelet
+        from tracelet.ship import launch
+        launch.RESTARTS = 0
+        config = {dict(options(depot))!r}
+        run = tracelet.start_logging("run", "project", "depot", config=config)
+        for step in range(300):
+            run.log_metric("loss", float(step), step)
+        (sidecar,) = psutil.Process().children()
+        sidecar.kill()
+        while sidecar.is_running() and sidecar.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        print(run.info.run_id)
+    """
+    trainer = program(code, tmp_path)
+    out, errors = trainer.communicate(timeout=60.0)
+    assert trainer.returncode == 0, errors
+    assert errors.count("a thread of this program delivers") == 1
+    closing = errors.splitlines()[-1]
+    if server == "there":
+        assert closing.startswith("tracelet: 300 recorded · depot 300 delivered")
+        assert depot.values(out.strip()) == [float(step) for step in range(300)]
+        assert depot.status() == "FINISHED"
+        assert left_over(tmp_path / ".tracelet") == []
+    else:
+        assert closing.startswith("tracelet: 300 recorded · depot 300 pending")
+        assert closing.endswith("→ tracelet sync")
+        assert len(left_over(tmp_path / ".tracelet")) == 1
+
+
 def test_a_backend_gets_the_environment_of_its_run(
     depot: Depot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -687,6 +777,32 @@ def test_what_lies_in_a_spool_and_cannot_be_read_is_in_nobodys_way(
     assert jsonl(out / "first.jsonl") == ([(1, 1.0)], "FINISHED")
     assert jsonl(out / "damaged.jsonl") == ([(1, 1.0)], "FINISHED")
     assert {path.name[16:] for path in left_over(root)} == set(JUNK)
+
+
+def _holding(run: tracelet.Run) -> subprocess.Popen[str]:
+    """Return a process that is the one who ships a run."""
+    code = """
+        import sys, time
+        from pathlib import Path
+        from tracelet.spool.rundir import RunDir
+        run = RunDir.open(Path(sys.argv[1]))
+        while not run.shipping.acquire(b"1"):
+            time.sleep(0.01)
+        print("mine", flush=True)
+        time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(_run_folder(run))],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mine\n"
+    return process
+
+
+def _shipping_thread() -> bool:
+    return any(thread.name == "tracelet-shipper" for thread in threading.enumerate())
 
 
 def _run_folder(run: tracelet.Run) -> Path:

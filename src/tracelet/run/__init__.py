@@ -77,7 +77,6 @@ class Run:
         ledger: Ledger,
         *,
         strict: bool = False,
-        drains_here: bool = False,
         handle_sigterm: bool = False,
         backends: Optional[Mapping[str, Backend]] = None,
         looks: Optional[Mapping[str, str]] = None,
@@ -109,7 +108,7 @@ class Run:
         self._ending = Ending(
             self._stop_at_exit,
             ended=lambda: self._ended,
-            drain=self._drain if drains_here else None,
+            drain=self._drain if host is not None else None,
             sigterm=handle_sigterm,
         )
 
@@ -431,6 +430,9 @@ class Run:
 
     def _drain(self, patience_s: float) -> None:
         """Deliver what is there, without an end: more may follow from threads that still run."""
+        # Asked in this order: it is the last moment when a thread could take over.
+        if self._host is None or not self._host.alive() or not self._host.inside:
+            return
         if not self._flush(min(1.0, patience_s), _FLUSH_AWAY_S) and patience_s > 1.0:
             self._waiting("what is left to be delivered")
             self._flush(patience_s - 1.0, _FLUSH_AWAY_S)

@@ -13,6 +13,8 @@ __all__ = ["Elsewhere"]
 class Elsewhere(Host):
     """Does nothing, for another rank's run or a parent's: whoever owns the run has a host."""
 
+    inside = False
+
     def add(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
         """Do nothing."""
 

@@ -165,7 +165,6 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
             host,
             ledger,
             strict=settings.strict,
-            drains_here=shipper == "thread",
             handle_sigterm=settings.handle_sigterm,
             backends=plan.backends,
             looks={name: each.look(run_dir.info) for name, each in plan.backends.items()},

@@ -24,6 +24,10 @@ SPEAK_S = 1.0
 class Host(Protocol):
     """Where the shipper lives."""
 
+    @property
+    def inside(self) -> bool:
+        """True when that is this process: what it has not delivered at its end, nobody does."""
+
     def add(self, run: RunDir, credentials: Mapping[str, Mapping[str, Any]]) -> None:
         """Ship a run; ``credentials`` are its secret options for each backend."""
 

@@ -54,6 +54,8 @@ class SidecarHost:
     the same. Raises ``OSError`` when no process can be started.
     """
 
+    inside = False
+
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._process: Optional[_Sidecar] = None

@@ -31,6 +31,8 @@ PUT_AWAY_S = 1.0
 class ThreadHost:
     """Ships runs from a daemon thread named ``tracelet-shipper``."""
 
+    inside = True
+
     def __init__(self) -> None:
         self._rounds = Rounds()
         self._orphans = Orphans()
