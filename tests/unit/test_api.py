@@ -633,6 +633,31 @@ def test_a_disk_that_stalls_is_told_of_once_and_counted(
     assert " · the disk stalled once" in said
 
 
+def test_a_clock_that_was_set_is_told_of_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Times follow it only after a minute; then whoever looks at the curve should know."""
+    run = start(silent=False)
+    monkeypatch.setattr("tracelet.spool.writer.LOOK_S", 0.0)
+    monkeypatch.setattr("tracelet.spool.writer.CLOCK_PATIENCE_S", 0.05)
+    run._writer._anchor += 3600.0  # as if the clock had been put back since
+    deadline = time.monotonic() + 30
+    logged = 0
+    while not run._writer.jumps and time.monotonic() < deadline:
+        run.log_metric("loss", logged)
+        logged += 1
+        time.sleep(0.01)
+    run.log_metric("loss", logged)
+    report = run.stop()
+    assert (report.recorded, report.complete) == (logged + 1, True)
+    assert report.notes == ["the clock was set once"]
+    said = capsys.readouterr().err
+    assert said.count("the clock of this machine was put back by 3,600 s while the run") == 1
+    assert " · the clock was set once" in said
+    first, *_, last = stored().metrics["loss"]
+    assert first.time - last.time == pytest.approx(3600.0, abs=30.0)
+
+
 def test_the_spool_is_for_its_owner_alone(tmp_path: Path) -> None:
     with start() as run:
         run.log_metric("loss", 1)

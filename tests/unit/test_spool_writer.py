@@ -393,6 +393,8 @@ def test_a_step_of_the_clock_neither_reorders_nor_repeats(
 ) -> None:
     clock = Clock(monkeypatch)
     log = SpoolWriter(run)
+    told: list[float] = []
+    log.on_jump = told.append
 
     def times(seconds: int, jump: float = 0.0) -> list[float]:
         clock.wall += jump
@@ -411,11 +413,16 @@ def test_a_step_of_the_clock_neither_reorders_nor_repeats(
     # By a second: a clock that is being adjusted is not followed.
     found = times(100, jump=-1.0)
     assert found[-1] == pytest.approx(clock.wall + 1.0)
-    # Back for good: followed after a minute.
+    assert (told, log.jumps) == ([], 0)
+    # Back for good: followed after a minute, and told.
     found = times(40, jump=-3600)
     assert found == sorted(found)
     found = times(40)
     assert found[-1] == pytest.approx(clock.wall)
+    assert told == pytest.approx([-3601.0])
+    times(100, jump=50.0)
+    assert told == pytest.approx([-3601.0, 50.0])
+    assert log.jumps == 2
 
 
 # -- from within a call ---------------------------------------------------------------------

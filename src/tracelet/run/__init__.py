@@ -592,6 +592,9 @@ class Run:
         stalls = self._writer.stalls
         if stalls:
             notes.append(f"the disk stalled {'once' if stalls == 1 else f'{stalls:,} times'}")
+        jumps = self._writer.jumps
+        if jumps:
+            notes.append(f"the clock was set {'once' if jumps == 1 else f'{jumps:,} times'}")
         root = self._run_dir.path.parent
         if any(each.waiting for each in backends.values()) and not durable(root):
             notes.append(f"not durable, in {root}")

@@ -153,6 +153,7 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
     try:
         writer = SpoolWriter(run_dir, snapshot=settings.snapshot)
         writer.on_stall = partial(_tell_of_stall, ledger)
+        writer.on_jump = partial(_tell_of_jump, ledger)
         host = None
         if settings.mode == "online":
             host = ship(shipper, run_dir, credentials, ledger)
@@ -456,6 +457,14 @@ def _tell_of_stall(ledger: Ledger, seconds: float) -> None:
         f"the disk held up a write for {seconds:.2f} s: a thread writes now, until the disk is "
         "quick again, and what it is behind with (32 MB at most) a killed program would lose.",
         once="stall",
+    )
+
+
+def _tell_of_jump(ledger: Ledger, seconds: float) -> None:
+    way = "forward" if seconds > 0 else "back"
+    ledger.warn(
+        f"the clock of this machine was put {way} by {abs(seconds):,.0f} s while the run went on: "
+        "what was logged before keeps its times, what is logged from now on has the new ones."
     )
 
 

@@ -174,6 +174,7 @@ class SpoolWriter:
         "_due",
         "_files",
         "_hold",
+        "_jump",
         "_look_due",
         "_main",
         "_number",
@@ -194,8 +195,10 @@ class SpoolWriter:
         "_wary",
         "_watch_due",
         "_write",
+        "jumps",
         "lost",
         "name",
+        "on_jump",
         "on_stall",
         "rank",
         "run",
@@ -235,6 +238,11 @@ class SpoolWriter:
         #: Told, in a thread of ours, that a write has taken so many seconds; once for each time
         #: that the relay comes.
         self.on_stall: Optional[Callable[[float], object]] = None
+        #: Told once for each time that the wall clock was followed: by how many seconds.
+        self.on_jump: Optional[Callable[[float], object]] = None
+        #: How often that was, in the owner; and by how much, while nobody has been told.
+        self.jumps = 0
+        self._jump = 0.0
         self._anchor = time.time() - _monotonic()
         self._due = self._look_due = 0.0
         self._clock_off_since: Optional[float] = None
@@ -554,6 +562,10 @@ class SpoolWriter:
 
     def _look_after(self) -> None:
         """Not under the lock, and not instead of the record: it may start a process."""
+        jump, self._jump = self._jump, 0.0
+        if jump and self.on_jump is not None:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self.on_jump(jump)
         if self._watch_due and self.watch is not None:
             self._watch_due = False
             with contextlib.suppress(OSError, RuntimeError, ValueError):
@@ -914,13 +926,7 @@ class SpoolWriter:
         if self._relay is None and not self._rush(now, late=late):
             return
         self._look_due = now + LOOK_S
-        wall = time.time()
-        if abs(wall - (self._anchor + now)) <= CLOCK_JUMP_S:
-            self._clock_off_since = None
-        elif self._clock_off_since is None:
-            self._clock_off_since = now
-        elif now - self._clock_off_since > CLOCK_PATIENCE_S:
-            self._anchor, self._clock_off_since = wall - now, None
+        self._mind_the_clock(now)
         if self._main:
             self.run.beat()
             if self.watch is not None:
@@ -942,6 +948,20 @@ class SpoolWriter:
         if self._drain():
             self._tell()
         self._settle()
+
+    def _mind_the_clock(self, now: float) -> None:
+        """Follow the wall clock once it has stayed away for a while; have that told."""
+        wall = time.time()
+        if abs(wall - (self._anchor + now)) <= CLOCK_JUMP_S:
+            self._clock_off_since = None
+        elif self._clock_off_since is None:
+            self._clock_off_since = now
+        elif now - self._clock_off_since > CLOCK_PATIENCE_S:
+            if self._main:
+                self._jump = wall - (self._anchor + now)
+                self.jumps += 1
+                self._queued.append(_nothing)  # as below
+            self._anchor, self._clock_off_since = wall - now, None
 
     # -- when the disk stalls -------------------------------------------------------------
 
