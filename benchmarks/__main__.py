@@ -25,6 +25,7 @@ MODULES = (
     "sweep",
     "beside",
     "outage",
+    "end_status",
     "disk_faults",
 )
 
