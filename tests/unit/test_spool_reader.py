@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from spooling import decoded, logged, new_run, number, read
+from spooling import Disk, decoded, logged, new_run, number, read
 
 from tracelet.records import Param, RunEnd, RunStatus, Text
 from tracelet.spool import frame, locks
@@ -386,6 +387,47 @@ def test_a_write_that_failed_and_had_not_is_read_once(run: RunDir) -> None:
     items, _ = read(run)
     rest, reader = read(run, position=items[0].after)
     assert (len(rest), reader.damaged) == (1, {})
+
+
+class Liar(Disk):
+    """A disk that writes everything and says, a few times, that it has not."""
+
+    lies = 0
+
+    def write(self, fd: int, data: Any) -> int:
+        written = os.write(fd, data)
+        if self.lies:
+            self.lies -= 1
+            raise OSError(errno.EIO, "it says")
+        return written
+
+
+@pytest.mark.parametrize("lies", [1, 2, 3])
+def test_what_a_writer_has_repeated_after_a_failed_write_is_read_once(
+    run: RunDir, lies: int
+) -> None:
+    """Points among them, which are read by the way: nothing is doubled, and nothing is damage."""
+    disk = Liar()
+    log, expected = SpoolWriter(run, files=disk), []
+    for index in range(40):
+        disk.lies = lies if index % 2 else 0
+        expected.append(_log(log, index))
+        log._retry_at = 0.0
+    log.close()
+    assert (log.recorded, log.lost) == (40, {})
+    assert logged(run) == expected
+    # Also for somebody who is replaced behind every record, or who steps over points.
+    ((name, numbers),) = run.segment_numbers().items()
+    for points in (True, False):
+        position, items, more = Position(), [], True
+        while more:
+            reader = SegmentReader(run, name, position, points=points)
+            more = reader.read(numbers, dead=True, limit=1)
+            assert reader.damaged == {}
+            items += more
+            position = reader.position
+        assert position.seq == 40
+        assert not points or [decoded(item) for item in items] == expected
 
 
 def test_a_second_writer_in_the_same_file_is_seen(run: RunDir) -> None:
