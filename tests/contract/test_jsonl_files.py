@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tracelet.backends.base import Batch, RemoteRun, RunInfo
 from tracelet.backends.jsonl import JsonlBackend, JsonlOptions
+from tracelet.backends.plain.lines import LineFile, owner
 from tracelet.backends.plain.names import file_name
 from tracelet.errors import ConfigError, RejectedError, RetryableError, RunGoneError
 from tracelet.records import Artifact, Histogram, Media, Metric, Param, RunStatus, Table
@@ -160,6 +161,62 @@ def test_a_file_of_nothing_but_a_torn_line_is_begun_anew(tmp_path: Path) -> None
     backend.close(RunStatus.RUNNING)
     assert again == path
     assert [entry["type"] for entry in lines(path)] == ["run", *["metric"] * 3]
+
+
+def test_a_file_whose_maker_died_before_its_first_word_is_taken(tmp_path: Path) -> None:
+    """By the run that made it, as a rule; and nothing else is left of that."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from tracelet.backends.jsonl import JsonlBackend, JsonlOptions, backend\n"
+        "from tracelet.backends.base import RunInfo\n"
+        "backend.LineJournal = lambda *_: os._exit(9)\n"
+        "run = RunInfo('first', 'vision', 'baseline', 1.0, {}, ['jsonl'])\n"
+        "JsonlBackend(JsonlOptions(path=sys.argv[1])).open(run, None, Path())\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 9
+    empty = tmp_path / "vision" / "baseline.jsonl"
+    assert empty.read_bytes() == b""
+    # Whoever reads it finds no run and no line; whoever comes goes on in it.
+    assert owner(empty) is None
+    assert lines(empty) == []
+    paths = []
+    for run_id in ("first", "second", "first"):
+        backend, path = opened(tmp_path, info(run_id))
+        backend.write(Batch(points(0, 3), resend=True))
+        backend.close(RunStatus.FINISHED)
+        paths.append(path)
+    assert paths[0] == paths[2] == empty
+    assert sorted(empty.parent.glob("*.jsonl")) == sorted(set(paths))
+    for path in paths:
+        assert steps(path) == [0, 1, 2]
+
+
+def test_a_file_that_another_run_begins_meanwhile_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was empty when it was looked at; two runs in one file could not be parted again."""
+    path = tmp_path / "vision" / "baseline.jsonl"
+    path.parent.mkdir()
+    path.touch()
+    other = JsonlBackend(JsonlOptions(path=str(tmp_path)))
+    made = LineFile.__init__
+
+    def late(lines: LineFile, where: Path, *, create: bool) -> None:
+        monkeypatch.setattr(LineFile, "__init__", made)
+        other.open(info("other"), None, tmp_path)
+        other.close(RunStatus.FINISHED)
+        made(lines, where, create=create)
+
+    monkeypatch.setattr(LineFile, "__init__", late)
+    with pytest.raises(RetryableError, match="just now"):
+        opened(tmp_path, info("ours"))
+    backend, again = opened(tmp_path, info("ours"))
+    backend.close(RunStatus.FINISHED)
+    assert again != path
+    assert [entry.get("run_id") for entry in lines(path)] == ["other", None]
 
 
 def test_a_rejected_record_does_not_move_the_ones_behind_it(tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ class LineFile(AppendedFile):
             else:
                 yield Entry(place[1].decode(), int(place[2]), text[place.end() :])
 
+    @property
+    def owner(self) -> Optional[str]:
+        """The run that began the file; ``owner`` would cost an open file its lock."""
+        return _run_id(next(self._lines(), b""))
+
     def _lines(self) -> Iterator[bytes]:
         position, rest = 0, b""
         while position < self._size:
@@ -86,7 +91,11 @@ def owner(path: Path) -> Optional[str]:
             first = file.readline()
     except OSError:
         return None
-    found = _parsed(first).get("run_id") if first.endswith(b"\n") else None
+    return _run_id(first) if first.endswith(b"\n") else None
+
+
+def _run_id(first: bytes) -> Optional[str]:
+    found = _parsed(first).get("run_id")
     return found if isinstance(found, str) else None
 
 

@@ -42,7 +42,8 @@ class Places:
         Return the place of a run, and whether it exists.
 
         The first run of a name has the name for itself. The place of a later one also says which
-        run it belongs to, so it is found again without a look into the others.
+        run it belongs to, so it is found again without a look into the others. A file without any
+        word in it is for whoever comes and has its lock first.
         """
         project = self._folder / file_name(run.project or "default")
         name = file_name(run.name or run.run_id)
@@ -51,6 +52,14 @@ class Places:
         # `own` belongs to this run even when a crash came before its first word.
         if own.exists():
             return own, True
-        if self._owner(plain) == run.run_id:
+        if self._owner(plain) == run.run_id or _vacant(plain):
             return plain, True
         return (own, False) if plain.exists() else (plain, False)
+
+
+def _vacant(path: Path) -> bool:
+    """Tell whether a file was made, and whoever made it died before its first word."""
+    try:
+        return path.is_file() and not path.stat().st_size
+    except OSError:
+        return False
