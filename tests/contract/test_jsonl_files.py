@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ def test_a_file_that_another_run_begins_meanwhile_is_left_to_it(
         made(lines, where, create=create)
 
     monkeypatch.setattr(LineFile, "__init__", late)
+    monkeypatch.setattr("tracelet.backends.jsonl.backend._beginning", threading.RLock())
     with pytest.raises(RetryableError, match="just now"):
         opened(tmp_path, info("ours"))
     backend, again = opened(tmp_path, info("ours"))
@@ -256,6 +258,30 @@ def test_a_second_run_of_a_name_has_a_file_of_its_own_and_finds_it_again(tmp_pat
     assert paths[0].name == "baseline.jsonl"
     assert len(set(paths)) == 3
     assert (paths[3], paths[4]) == (paths[1], paths[0])
+
+
+def test_runs_of_one_name_that_begin_at_once_have_files_of_their_own(tmp_path: Path) -> None:
+    """Also where an empty file is there for whoever comes first."""
+    (tmp_path / "vision").mkdir()
+    (tmp_path / "vision" / "baseline.jsonl").touch()
+    paths: list[Path] = []
+
+    def begin(number: int) -> None:
+        backend, path = opened(tmp_path, info(f"run{number}"))
+        backend.close(RunStatus.FINISHED)
+        paths.append(path)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(paths)) == 16
+    assert {entry["type"] for entry in lines(tmp_path / "vision" / "baseline.jsonl")} == {
+        "run",
+        "end",
+    }
+    assert all(len(lines(path)) == 2 for path in paths)
 
 
 def test_another_process_cannot_write_the_same_file(tmp_path: Path) -> None:
