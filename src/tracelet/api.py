@@ -78,6 +78,9 @@ def start_logging(
             joined = get_active_experiment()
             if joined is not None:
                 return joined
+        elif _active is None:
+            # That of a training that has started this program: nobody's here.
+            spawned.uninvite()
         if loaded.settings.mode == "disabled":
             return _disabled(loaded.project, loaded.name, loaded.settings.tags)
         former = _active

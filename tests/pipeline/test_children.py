@@ -403,9 +403,21 @@ def test_a_program_that_the_training_starts_has_a_run_of_its_own(
             "\\nrun.log_metric('loss', 1.0, 1)"
         )
         subprocess.run([sys.executable, "-c", own, "other"], check=True)
+        subprocess.run([sys.executable, "silent.py"], check=True)
         run.log_metric("main", 20.0, 20)
         os.execv(sys.executable, [sys.executable, "-c", own, "next"])
     """
+    # One that records nothing, and whose own children must not find the training's run either.
+    (tmp_path / "silent.py").write_text(
+        "import multiprocessing, tracelet\n"
+        "run = tracelet.start_logging('no', 'project', 'jsonl', config={'mode': 'disabled'})\n"
+        "def work(): run.log_metric('stray', 1.0, 1)\n"
+        "if __name__ == '__main__':\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=work)\n"
+        "    child.start()\n"
+        "    child.join()\n"
+        "    assert child.exitcode == 0\n"
+    )
     finished(begin(code, tmp_path, depot))
     for name in ("other", "next"):
         assert (tmp_path / "tracelet-jsonl" / "project" / f"{name}.jsonl").exists()
