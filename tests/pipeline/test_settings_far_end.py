@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -430,6 +431,35 @@ def _(_tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # On a slow machine stop says what it waits for, too.
     assert [line for line in said if "waiting for" not in line] == [said[0], said[-1]]
     assert said[0] != said[-1]
+
+
+@seen_at_the_far_end("durability")
+def _(tmp_path: Path, _capsys: Any) -> None:
+    confirmed: dict[str, int] = {}
+    original = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        path, size = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd).st_size
+        original(fd)
+        confirmed[path] = size
+
+    (tmp_path / "model").write_bytes(b"weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fdatasync", fdatasync)
+        for durability in ("process", "power"):
+            run = record({"durability": durability, "mode": "offline"})
+            folder = tmp_path / ".tracelet" / run.info.run_id
+            for log in (
+                lambda run=run: run.log_params({"lr": 0.1, "depth": {"a": 1, "b": 2}}),
+                lambda run=run: run.set_tags({"team": "vision"}),
+                lambda run=run: run.log_artifact(tmp_path / "model"),
+            ):
+                confirmed.clear()
+                log()
+                (segment,) = (folder / "seg").iterdir()
+                whole = confirmed.get(str(segment)) == segment.stat().st_size
+                assert whole is (durability == "power")
+            run.stop()
 
 
 @seen_at_the_far_end("handle_sigterm")

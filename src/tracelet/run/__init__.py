@@ -160,6 +160,7 @@ class Run:
             for key, value in flat.items()
         ]:
             self._record(record)
+        self._confirm()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """
@@ -177,6 +178,7 @@ class Run:
             for key, value in _mapping(tags, "tags").items()
         ]:
             self._record(record)
+        self._confirm()
 
     def log_artifact(
         self,
@@ -206,6 +208,7 @@ class Run:
         except ValueError as error:
             self._not_recorded("artifact", f"The artifact {source!r} is not kept: {error}.", error)
         else:
+            self._confirm()
             if not count:
                 self._ledger.warn(f"The folder {source!r} holds no file to keep.", once=source)
 
@@ -610,6 +613,11 @@ class Run:
             return
         with self._guard:
             write(*arguments)
+
+    def _confirm(self) -> None:
+        """Wait for the disk, where the user wants that: what comes now cannot be logged again."""
+        with self._guard:
+            self._writer.confirm()
 
     def _recording(self) -> bool:
         if self._report is None:

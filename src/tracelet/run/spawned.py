@@ -94,6 +94,7 @@ def _terms(folder: str, settings: TraceletSettings, rank: Optional[int]) -> dict
         "disable": list(settings.disable),
         "keep": settings.keep_tensorboard,
         "snapshot": settings.snapshot,
+        "power": settings.durability == "power",
         "rank": rank,
     }
 
@@ -116,6 +117,7 @@ def join(terms: Mapping[str, Any], on_stop: Callable[[Run], None]) -> Optional[R
                 run_dir,
                 main=False,
                 snapshot=terms.get("snapshot", True),
+                power=terms.get("power", False),
                 rank=terms.get("rank"),
                 child=True,
             )

@@ -151,7 +151,8 @@ def launch(plan: Plan, on_stop: Callable[[Run], None]) -> Run:
     run: Optional[Run] = None
     begun = False
     try:
-        writer = SpoolWriter(run_dir, snapshot=settings.snapshot)
+        power = settings.durability == "power"
+        writer = SpoolWriter(run_dir, snapshot=settings.snapshot, power=power)
         writer.on_stall = partial(_tell_of_stall, ledger)
         writer.on_jump = partial(_tell_of_jump, ledger)
         host = None
@@ -267,7 +268,13 @@ def _join(plan: Plan, job: Job, start: int) -> tuple[RunDir, SpoolWriter, str]:
 
     def enter(run_dir: RunDir) -> None:
         entered.append(
-            SpoolWriter(run_dir, main=False, rank=job.rank.number, snapshot=plan.settings.snapshot)
+            SpoolWriter(
+                run_dir,
+                main=False,
+                rank=job.rank.number,
+                snapshot=plan.settings.snapshot,
+                power=plan.settings.durability == "power",
+            )
         )
 
     with job.alone():

@@ -116,6 +116,10 @@ class TraceletSettings(BaseSettings):
         default=True,
         description="Whether an artifact's bytes are taken when it is logged, or when it is sent.",
     )
+    durability: Literal["process", "power"] = Field(
+        default="process",
+        description="What is survived at once: the death of the process, or of the machine.",
+    )
     collect: list[str] = Field(
         default_factory=lambda: [*FACTS, *registry.collectors(built_in=True)],
         description="Facts that are collected unasked: names, or true for all, false for none.",

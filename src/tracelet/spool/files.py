@@ -32,6 +32,16 @@ class Files:
     unlink = staticmethod(os.unlink)
 
     @staticmethod
+    def sync(fd: int) -> None:
+        """Return when the disk itself has what the file holds."""
+        if hasattr(os, "fdatasync"):
+            os.fdatasync(fd)
+        elif sys.platform == "darwin":  # pragma: no cover - where fsync only hands over
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:  # pragma: no cover
+            os.fsync(fd)
+
+    @staticmethod
     def show(fd: int, hidden: Path, path: Path) -> int:
         """Give an open file its name; return the descriptor to go on with."""
         if os.name != "nt":

@@ -31,8 +31,9 @@ from tracelet.naming import artifact_path
 from tracelet.records import Artifact, Record, RunEnd
 from tracelet.spool import blobs, codec, frame, holding
 from tracelet.spool.files import Files
+from tracelet.spool.power import keep_confirming
 from tracelet.spool.relay import STALL_S, Relay
-from tracelet.spool.rundir import RunDir
+from tracelet.spool.rundir import RunDir, sync_folder
 from tracelet.spool.segment import SCALAR_SIZE, Key, Segment, open_segment
 
 __all__ = ["SpoolWriter"]
@@ -157,6 +158,7 @@ class SpoolWriter:
         name: The writer's name; a new one when not given.
         rank: Which one of the owner's job this is, when it is not the owner.
         child: It is not that rank itself, but a process that the rank has started.
+        power: Have the disk confirm what is written; see ``confirm``.
 
     Raises:
         SpoolError: The owner, or a rank, cannot have a segment. (A child may have one later.)
@@ -170,6 +172,9 @@ class SpoolWriter:
         "_busy",
         "_clock_off_since",
         "_closed",
+        "_confirmed",
+        "_confirmer",
+        "_confirming",
         "_counted_at",
         "_due",
         "_files",
@@ -180,6 +185,7 @@ class SpoolWriter:
         "_number",
         "_open",
         "_pid",
+        "_power",
         "_queued",
         "_relay",
         "_release",
@@ -190,6 +196,7 @@ class SpoolWriter:
         "_snapshot",
         "_stumbles",
         "_told",
+        "_unconfirmed",
         "_waiting",
         "_waiting_bytes",
         "_wary",
@@ -219,8 +226,10 @@ class SpoolWriter:
         name: Optional[str] = None,
         rank: Optional[int] = None,
         child: bool = False,
+        power: bool = False,
     ) -> None:
         self.run = run
+        self._power = power
         self.rank = rank
         self._files = files or Files()
         self._write = self._files.write
@@ -261,6 +270,11 @@ class SpoolWriter:
                 ) from error
             self._settle()
             self._keep_reserve()
+        if power:
+            with contextlib.suppress(OSError):
+                for folder in (run.path, run.path.parent, run.path.parent.parent):
+                    sync_folder(folder)
+            self.confirm()
         with _forking:
             _writers.add(self)
 
@@ -298,6 +312,12 @@ class SpoolWriter:
         #: Records that could not be kept, by reason; and what the spool says of it.
         self.lost: dict[str, int] = {}
         self._told: dict[str, int] = {}
+        #: Who has the disk confirm things, the blobs that it has not confirmed, and how much of
+        #: which segment it has.
+        self._confirming = threading.RLock()
+        self._confirmer: Optional[threading.Thread] = None
+        self._unconfirmed: deque[Path] = deque()
+        self._confirmed: tuple[Optional[Segment], int] = (None, 0)
 
     # -- counts ---------------------------------------------------------------------------
 
@@ -472,6 +492,8 @@ class SpoolWriter:
         relay = self._relay
         hangs = relay is not None and relay.late
         kept = blobs.take(file, self.run.blobs, snapshot=snapshot and not hangs)
+        if kept.identity is None and self._power:
+            self._unconfirmed.append(kept.path)
         # A blob is named relative to the run, so that the folder may move.
         source = f"blobs/{kept.path.name}" if kept.identity is None else str(kept.path)
         self.record(Artifact(path, source, kept.size, self.now(), kept.identity))
@@ -479,6 +501,53 @@ class SpoolWriter:
     def now(self) -> float:
         """Return the time that a record gets: the wall clock without its jumps."""
         return self._anchor + _monotonic()
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing more is written."""
+        return self._closed
+
+    def confirm(self) -> None:
+        """
+        Return when the disk has confirmed what was written, where that was asked for.
+
+        A blob before the segment that speaks of it. A disk that says no is not asked twice: the
+        writer goes on in a new segment within a second.
+        """
+        if not self._power or self._pid != os.getpid():
+            return
+        with self._confirming:
+            folders = {self.run.blobs} if self._unconfirmed else set()
+            while self._unconfirmed:
+                with contextlib.suppress(OSError):
+                    self._confirm_blob(self._unconfirmed.popleft())
+            segment, path = self._segment, self.run.segment_path(self.name, self._number)
+            try:
+                size = segment.size(self._files) if segment is not None else 0
+                known, confirmed = self._confirmed
+                if segment is not None and (segment is not known or size != confirmed):
+                    if segment is not known:
+                        folders.add(path.parent)
+                    self._confirmed = (segment, size)
+                    # (Closed meanwhile, it was confirmed by who closed it; and to ask for the file
+                    # that has its number then does no harm.)
+                    self._files.sync(segment.fd)
+                for folder in folders:
+                    sync_folder(folder)
+            except OSError:
+                if segment is not None and segment is self._segment:
+                    self._suspect(path)
+
+    def _confirm_blob(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        try:
+            self._files.sync(fd)
+        finally:
+            os.close(fd)
+
+    def _suspect(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            self.run.suspect(path.name)
 
     def close(self, patience_s: float = 0.0) -> None:
         """
@@ -488,6 +557,8 @@ class SpoolWriter:
         if self._pid != os.getpid():
             return
         deadline = _monotonic() + patience_s
+        if not self._closed:
+            self.confirm()
         while not self._closed:
             if not self._exclusively(partial(self._end, deadline)):
                 # In a signal handler, within a log call, which has to come to its end first.
@@ -532,6 +603,8 @@ class SpoolWriter:
             took = _monotonic() - began
             if took > STALL_S + len(data) / BYTES_PER_S:
                 self._exclusively(partial(self._stall, took))
+        if self._power:
+            self._unconfirmed.append(path)
         segment = self._segment
         if segment is not None:
             # What is given up for lack of room is given up by segments, their blobs included.
@@ -792,6 +865,8 @@ class SpoolWriter:
             install=install,
         )
         assert self._segment is not None
+        if self._power and self._confirmer is None:
+            self._confirmer = keep_confirming(self)
         return self._segment
 
     def _rotate(self) -> bool:
@@ -819,6 +894,10 @@ class SpoolWriter:
         # One that is missing is a normal end: the next segment's header says the same.
         with contextlib.suppress(OSError):
             self._write(segment.fd, segment.footer())
+        if self._power:
+            # Nobody has it open any more in a moment.
+            with contextlib.suppress(OSError):
+                self._files.sync(segment.fd)
 
     def _abandon(self, segment: Segment) -> None:
         if self._segment is segment:
