@@ -21,7 +21,10 @@ LOOK_S = 0.02
 
 # Says which run it is once that is open over there, logs a little, and ends when it is told to.
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
+# Whoever is started in the background may have been told to ignore these.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(getattr(signal, "SIGHUP", signal.SIGTERM), signal.SIG_DFL)
 from torch.utils.tensorboard import SummaryWriter
 import tracelet
 run = tracelet.start_logging(
@@ -107,7 +110,7 @@ def _ended(end: End, uri: str, there: Any) -> tuple[float, str]:
         process.stdin.close()
     else:
         os.kill(process.pid, end.signal)
-    process.wait()
+    process.wait(PATIENCE_S)
     began = time.monotonic()
     while True:
         info = there.get_run(run_id).info
