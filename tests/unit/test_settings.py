@@ -164,6 +164,7 @@ def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatc
         "min_free_bytes": "3000",
         "keep_tensorboard": "false",
         "snapshot": "no",
+        "durability": "power",
         "collect": "git,system",
         "system_interval_s": "2.5",
         "strict": "1",
