@@ -543,6 +543,7 @@ def test_a_thread_delivers_once_the_sidecar_has_died_too_often(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Killed four times: nothing is lost or doubled, one line tells, the end is as usual."""
+    _hang_up()  # restarts are counted for all runs of a process
     run = start(silent=False)
     out = tmp_path / "tracelet-jsonl" / "project" / "run.jsonl"
     logged = 0
@@ -589,6 +590,7 @@ def test_a_thread_delivers_once_the_sidecar_has_died_too_often(
         second.log_metric("loss", 0.5, 1)
         assert len(sidecars()) == 1
     assert jsonl(out.with_name("second.jsonl")) == ([(1, 0.5)], "FINISHED")
+    _hang_up()
 
 
 @pytest.mark.parametrize("server", ["there", "away"])
