@@ -15,7 +15,6 @@ from tracelet.backends.plain.lines import LineFile, LineJournal
 from tracelet.errors import RetryableError, RunGoneError
 from tracelet.records import RemoteRun, RunInfo
 
-
 #: A file's lock parts processes. From the look at a file to its first line no other run of this one
 #: may look at it.
 _beginning = threading.Lock()
