@@ -19,7 +19,10 @@ ROOT = Path(tracelet.__file__).parent
 FACTS = ("records", "errors", "findings", "naming", "_redaction", "_installed")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching", "_process")
 #: What every backend may use of what stands beside it: the contract, and what several need.
-BESIDE = ("backends.base", "backends.bounded", "backends.replies", "backends.sources")
+BESIDE = (
+    *("backends.base", "backends.bounded", "backends.owed", "backends.replies"),
+    "backends.sources",
+)
 
 #: What a part of the package may import from the rest of it. Every part may import itself. The
 #: longest prefix of a module's name is its part; a name in a value stands for all below it.
@@ -40,6 +43,7 @@ MAY_IMPORT = {
     "spool": (*FACTS, "_guard", "_ledger"),
     "backends.base": FACTS,
     "backends.bounded": (*FACTS, "_guard"),
+    "backends.owed": (),
     "backends.replies": FACTS,
     "backends.sources": FACTS,
     # 2: what stands on it, side by side

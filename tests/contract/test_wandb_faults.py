@@ -14,6 +14,7 @@ from typing import Iterator
 import psutil
 import pytest
 from tests.contract.test_wandb import seen
+from tests.pipeline.programs import wait_for
 
 from services.wandb_server import KEY, WandbServer
 from tracelet.backends.base import Batch
@@ -169,6 +170,32 @@ def test_a_core_that_does_not_come_to_an_end_is_killed(server: WandbServer, tmp_
     backend.close(RunStatus.FINISHED)
     assert loss(server) == once(10)
     assert cores() == []
+
+
+def test_what_counts_as_silence_is_the_servers_and_not_that_of_a_busy_core(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """The end of a program waits for the one and not for the other."""
+    backend = WandbBackend(WandbOptions(url=server.url, api_key=KEY, timeout_s=120))
+    backend.open(INFO, None, tmp_path / "work")
+    Delivery(backend).send(*curve("loss", 100))
+    [core] = cores()
+    core.suspend()
+    waiting = threading.Thread(target=until_done, args=(backend,))
+    waiting.start()
+    try:
+        asked = len(server.asked)
+        wait_for(lambda: server.asked[asked:].count("viewer") >= 4)
+        assert backend.silence() == 0.0
+        with server.failing("hang"):
+            wait_for(lambda: backend.silence() > 2.0)
+        wait_for(lambda: backend.silence() == 0.0)
+    finally:
+        core.resume()
+        waiting.join()
+    assert backend.silence() == 0.0
+    backend.close(RunStatus.FINISHED)
+    assert loss(server) == once(100)
 
 
 def test_rows_of_one_step_are_one_row_and_keep_their_time(

@@ -8,14 +8,28 @@ the same again later, or ends what the call waits for.
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, TypeVar
+import time
+from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from tracelet._guard import Kept
 from tracelet.errors import RetryableError
 
-__all__ = ["Bounded", "Call"]
+__all__ = ["Bounded", "Call", "Watch"]
 
 T = TypeVar("T")
+
+#: How often is looked around while a call goes on.
+_LOOK_S = 1.0
+
+
+class Watch(Protocol):
+    """Looks around while a call goes on."""
+
+    def look(self) -> None:
+        """Look; called once a second."""
+
+    def over(self) -> None:
+        """The call is over, or too late."""
 
 
 class Bounded:
@@ -25,11 +39,13 @@ class Bounded:
     Args:
         limit_s: How long a call may take, in seconds.
         thread: The name of the threads.
+        watch: Looks around while a call goes on.
     """
 
-    def __init__(self, limit_s: float, thread: str) -> None:
+    def __init__(self, limit_s: float, thread: str, watch: Optional[Watch] = None) -> None:
         self._limit_s = limit_s
         self._thread = thread
+        self._watch = watch
 
     def __call__(self, what: str, function: Callable[..., T], *args: Any) -> T:
         """
@@ -53,10 +69,25 @@ class Bounded:
         """
         call = Call(self._thread, function, args)
         call.start()
-        call.join(self._limit_s)
+        self._wait_for(call)
         if call.is_alive():
             raise RetryableError(f"{what} took longer than {self._limit_s:g} s")
         return call
+
+    def _wait_for(self, call: Call) -> None:
+        watch = self._watch
+        if watch is None:
+            call.join(self._limit_s)
+            return
+        deadline = time.monotonic() + self._limit_s
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                call.join(min(_LOOK_S, left))
+                if not call.is_alive():
+                    return
+                watch.look()
+        finally:
+            watch.over()
 
 
 class Call(threading.Thread):

@@ -23,6 +23,7 @@ from tracelet.backends.aim.sdk import Session
 from tracelet.backends.aim.sequences import Sequences
 from tracelet.backends.aim.turns import Turns
 from tracelet.backends.base import Backend, BackendOptions, Batch, BatchLimits
+from tracelet.backends.owed import Owed
 from tracelet.backends.sources import NotTheFileError
 from tracelet.errors import BackendError, ConfigError, RejectedError, RetryableError
 from tracelet.findings import Finding
@@ -111,6 +112,7 @@ class AimBackend(Backend):
         #: Set while the run is open for the shipper, also when the store was lost meanwhile.
         self._run: Optional[tuple[RunInfo, str, Path]] = None
         self._changing = threading.Lock()
+        self._owed = Owed()
 
     def preflight(self) -> None:
         """
@@ -154,7 +156,8 @@ class AimBackend(Backend):
             hash_ = resume.id
         self._run = (run, hash_, workdir)
         try:
-            name = self._in_turn(lambda: self._begin(resume), self._limit_s)
+            # Aim is imported in there, which is nobody's silence.
+            name = self._in_turn(lambda: self._begin(resume), self._limit_s, owes=False)
         except BaseException:
             self._run = None
             self._end_turns()
@@ -180,7 +183,10 @@ class AimBackend(Backend):
     def _connect(self, *, create: bool) -> _Open:
         """Open the store. In our thread."""
         run, hash_, _ = self._known()
-        session = Session(self._address, hash_)
+        if self._address.remote:
+            # Aim's client waits for a server that is silent, and this does not.
+            preflight.check(self._address)
+        session = Session(self._address, hash_, self._owed.heard)
         here = self._open = _Open(session, Facts(session), Sequences(session))
         session.open(run.created if create else None)
         return here
@@ -189,6 +195,10 @@ class AimBackend(Backend):
         if self._options.artifacts_uri:
             return self._options.artifacts_uri
         return None if self._address.remote else f"file://{self._address.folder / 'artifacts'}"
+
+    def silence(self) -> float:
+        """Return how long a server has owed an answer. A disk may take its time."""
+        return self._owed.silence() if self._address.remote else 0.0
 
     def close(self, status: RunStatus, time: Optional[float] = None) -> None:
         """
@@ -331,9 +341,14 @@ class AimBackend(Backend):
             return self._connect(create=False)
         return here
 
-    def _in_turn(self, call: Callable[[], T], timeout_s: float) -> T:
+    def _in_turn(self, call: Callable[[], T], timeout_s: float, *, owes: bool = True) -> T:
         """
         Call something in the thread that has the run.
+
+        Args:
+            call: What to call.
+            timeout_s: How long it may take.
+            owes: A server owes an answer meanwhile.
 
         Raises:
             RetryableError: It failed, or did not come back; the next call begins anew.
@@ -342,12 +357,16 @@ class AimBackend(Backend):
             turns = self._turns = self._turns or Turns()
         try:
             with answered(f"the Aim repository {self._address.url} does not take it now"):
-                return turns.call(call, timeout_s)
+                return turns.call((lambda: self._owing(call)) if owes else call, timeout_s)
         except RejectedError:
             raise
         except BackendError as error:
             self._give_up(turns, hangs=isinstance(error.__cause__, TimeoutError))
             raise
+
+    def _owing(self, call: Callable[[], T]) -> T:
+        with self._owed.one():
+            return call()
 
     def _give_up(self, turns: Turns, *, hangs: bool) -> None:
         """Let go of a store that failed: RocksDB takes nothing more after an error."""
@@ -355,6 +374,8 @@ class AimBackend(Backend):
             if self._turns is not turns:
                 return  # the other lane has done it
             here, self._open, self._turns = self._open, None, None
+            # A call that hangs is given up, and with it what is owed to it.
+            self._owed = Owed()
         if here is not None:
             if hangs:
                 here.session.abandon()

@@ -19,7 +19,7 @@ import math
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 from tracelet.backends.aim.address import Address
 from tracelet.errors import ConfigError, RetryableError, RunGoneError
@@ -76,11 +76,12 @@ class Session:
     Args:
         address: The repository.
         hash_: Aim's name of the run.
+        heard: Called when a server has answered.
     """
 
     message = 25
 
-    def __init__(self, address: Address, hash_: str) -> None:
+    def __init__(self, address: Address, hash_: str, heard: Callable[[], None]) -> None:
         self.hash = hash_
         self.repo: Any = None
         self.run: Any = None
@@ -90,6 +91,7 @@ class Session:
         self._remote = address.remote
         self._given_up = False
         self._tracker: Any = None
+        self._heard = heard
 
     def open(self, create: Optional[float]) -> None:
         """
@@ -186,13 +188,16 @@ class Session:
 
     def sequence(self, context: Any, name: str) -> Any:
         """Return what Aim knows of a sequence (``SequenceInfo``); ``context`` is Aim's own."""
-        return self._tracker.sequence_infos[context.idx, name]
+        found = self._tracker.sequence_infos[context.idx, name]
+        self._heard()
+        return found
 
     def stored(self, info: Any, step: int) -> Optional[tuple[Any, float]]:
         """Return value and time at a step of a sequence; None when there is nothing."""
         if info.time_view is None:
             return None
         at = info.step_hash_fn(step)
+        self._heard()
         try:
             return info.val_view[at], float(info.time_view[at])
         except (KeyError, TypeError, ValueError):
@@ -277,8 +282,12 @@ class Session:
             return
         queue = self.repo._client.get_queue()
         waiting = queue._queue
+        left = waiting.unfinished_tasks
         with waiting.all_tasks_done:
             while waiting.unfinished_tasks:
+                if waiting.unfinished_tasks < left:
+                    left = waiting.unfinished_tasks
+                    self._heard()
                 if self._given_up or queue._needs_reconnect or not queue._thread.is_alive():
                     raise RetryableError("the Aim server does not take it now")
                 waiting.all_tasks_done.wait(_LOOK_S)

@@ -83,6 +83,7 @@ class ClearmlBackend(Backend):
         super().__init__(options)
         self._run: Optional[OpenRun] = None
         self._task: Optional[_Task] = None
+        self._connection: Optional[Connection] = None
         self._closed = False
         self._adopted = False
         self._capture = program.Capture()
@@ -267,6 +268,10 @@ class ClearmlBackend(Backend):
         self._let_go()
         self._closed = True
 
+    def silence(self) -> float:
+        """Return how long a server has owed an answer."""
+        return 0.0 if self._connection is None else self._connection.silence()
+
     def program_run(self) -> Optional[ProgramRun]:
         """Return the program's own task on this server, or the one that an agent runs it for."""
         if not self.options.attach or self.options.offline:
@@ -316,7 +321,7 @@ class ClearmlBackend(Backend):
             self.options.timeout_s,
             self.options.upload_timeout_s,
         )
-        connection = Connection(access, *limits)
+        connection = self._connection = Connection(access, *limits)
         try:
             if resume is not None:
                 return server.continued(connection, resume.id, access.files)

@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Iterator, Mapping, Union
 
 from tracelet.backends.clearml.credentials import Access
+from tracelet.backends.owed import Owed
 from tracelet.backends.replies import reason_of, retry_after
 from tracelet.errors import (
     BackendError,
@@ -38,6 +39,8 @@ API_VERSION = "v2.13"
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 #: A token is renewed so long before it ends.
 _SPARE_S = 60.0
+#: How much longer a server may be silent about a file that it has, until that is remarkable.
+_STORING_S = 3.0
 _BOUNDARY = "tracelet-7d1c2a8e5b9f4036"
 
 
@@ -63,6 +66,11 @@ class Connection:
         self._closings = 0
         self._token = self._renewing = ""
         self._token_end = 0.0
+        self._owed_calls, self._owed_uploads = Owed(), Owed()
+
+    def silence(self) -> float:
+        """Return for how many seconds a server has owed an answer; 0: none owes one."""
+        return max(self._owed_calls.silence(), self._owed_uploads.silence() - _STORING_S)
 
     def call(self, action: str, body: Union[bytes, Mapping[str, Any], None] = None) -> Any:
         """
@@ -107,7 +115,8 @@ class Connection:
             if not isinstance(source, bytes):
                 source.seek(0)
             headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-            return {"data": _Form(path, source, size, mime), "headers": headers}
+            form = _Form(path, source, size, mime, self._owed_uploads)
+            return {"data": form, "headers": headers}
 
         response = self._authorized(self._access.files + "/", body, self._upload_limits)
         if response.status_code != 200:
@@ -166,9 +175,11 @@ class Connection:
 
     def _send(self, url: str, limits: tuple[float, float], **more: Any) -> requests.Response:
         requests = self._requests
-        server = self._access.files if url == self._access.files + "/" else self._access.api
+        uploads = url == self._access.files + "/"
+        server = self._access.files if uploads else self._access.api
+        owed = self._owed_uploads if uploads else self._owed_calls
         try:
-            with self._session() as session:
+            with owed.one(), self._session() as session:
                 return session.post(
                     url, timeout=limits, verify=self._access.verify, allow_redirects=False, **more
                 )
@@ -268,7 +279,9 @@ class Connection:
 class _Form:
     """A multipart form with one file, read piece by piece: a checkpoint need not fit in memory."""
 
-    def __init__(self, path: str, source: Union[bytes, BinaryIO], size: int, mime: str) -> None:
+    def __init__(
+        self, path: str, source: Union[bytes, BinaryIO], size: int, mime: str, owed: Owed
+    ) -> None:
         # The name of the part is the path: that is the file server's protocol.
         head = (
             f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{path}"; filename="{path}"\r\n'
@@ -278,12 +291,15 @@ class _Form:
         self._parts: list[Union[bytes, BinaryIO]] = [head.encode(), source, tail.encode()]
         self._length = len(head.encode()) + size + len(tail.encode())
         self._left = size
+        self._owed = owed
 
     def __len__(self) -> int:
         return self._length
 
     def read(self, count: int = -1) -> bytes:
         """Return the next bytes, at most ``count``; none at the end."""
+        # Whoever asks for the next piece has brought away the one before.
+        self._owed.heard()
         most = count if count > 0 else self._length
         while self._parts:
             part = self._parts[0]

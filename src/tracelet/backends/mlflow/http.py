@@ -14,13 +14,13 @@ import json
 import os
 import socket
 import threading
-import time
 import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Union
 
 from tracelet.backends.mlflow import answers, credentials, uri
 from tracelet.backends.mlflow.options import MlflowOptions
+from tracelet.backends.owed import Owed
 from tracelet.backends.replies import reason_of
 from tracelet.errors import BackendError, ConfigError, RetryableError
 
@@ -114,7 +114,7 @@ class Connection:
         #: Sessions that nobody uses just now, each with its sockets and number of requests.
         self._idle: list[tuple[requests.Session, _Sockets, int]] = []
         self._closings = 0
-        self._owed_calls, self._owed_uploads = _Owed(), _Owed()
+        self._owed_calls, self._owed_uploads = Owed(), Owed()
 
     def silence(self) -> float:
         """Return for how many seconds the server has owed an answer; 0: it owes none."""
@@ -172,7 +172,7 @@ class Connection:
     def _send(self, path: str, method: str, limits: Limits, **more: Any) -> tuple[str, str]:
         """Return the text of the answer, and the address that it came from."""
         if limits is self._calls:
-            owed: _Owed = self._owed_calls
+            owed: Owed = self._owed_calls
         elif limits is self._uploads:
             owed = self._owed_uploads
             if hasattr(more["data"], "read"):
@@ -273,42 +273,10 @@ class Connection:
                 session.close()
 
 
-class _Owed:
-    """The answers that a server owes, and when it last showed that it is there."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._since: list[float] = []
-        self._heard = 0.0
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Owe one answer until the context ends."""
-        began = time.monotonic()
-        with self._lock:
-            self._since.append(began)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._since.remove(began)
-                self._heard = time.monotonic()
-
-    def heard(self) -> None:
-        """The server took something."""
-        self._heard = time.monotonic()
-
-    def silence(self) -> float:
-        """Return for how many seconds an answer is owed and nothing is heard; 0 when none is."""
-        with self._lock:
-            since = max(self._heard, min(self._since)) if self._since else None
-        return 0.0 if since is None else time.monotonic() - since
-
-
 class _Noticed:
     """A file on its way out: every piece that is asked for shows that the one before is taken."""
 
-    def __init__(self, file: IO[bytes], owed: _Owed) -> None:
+    def __init__(self, file: IO[bytes], owed: Owed) -> None:
         self._file = file
         self._owed = owed
 

@@ -19,6 +19,7 @@ from tracelet.backends.wandb.outbox import Entry, Outbox
 from tracelet.backends.wandb.preflight import check_key, check_packages, check_server
 from tracelet.backends.wandb.service import Service
 from tracelet.backends.wandb.session import Identity, Session, last_row
+from tracelet.backends.wandb.sign import Sign
 from tracelet.errors import ConfigError, RetryableError
 from tracelet.findings import Finding
 from tracelet.records import RECORD_TYPES, RemoteRun, RunInfo, RunStatus
@@ -79,6 +80,7 @@ class WandbBackend(Backend):
         self._options = WandbOptions.model_validate(options.model_dump())
         self._offline = self._options.mode == "offline"
         self._service = Service()
+        self._sign = Sign(self._ask)
         #: Held while the session is used, and while the outbox is changed.
         self._turn, self._keeping = threading.RLock(), threading.RLock()
         self._session: Optional[Session] = None
@@ -130,6 +132,10 @@ class WandbBackend(Backend):
         if self._options.entity:
             parts += [self._options.entity, project(run.project or self._options.project)]
         return "/".join(parts)
+
+    def silence(self) -> float:
+        """Return how long the server has not been there that a call waits for."""
+        return self._sign.silence()
 
     # -- delivery ---------------------------------------------------------------------------
 
@@ -315,6 +321,7 @@ class WandbBackend(Backend):
             folder,
             config=self._config(everything=first),
             labels=self._labels(),
+            sign=None if self._offline else self._sign,
             ends=ends,
         )
         if self._offline:

@@ -22,6 +22,7 @@ from tracelet.backends.wandb.names import STEP
 from tracelet.backends.wandb.options import HOSTED, WandbOptions
 from tracelet.backends.wandb.outbox import Entry
 from tracelet.backends.wandb.rows import Row
+from tracelet.backends.wandb.sign import Sign
 from tracelet.backends.wandb.swift import swift
 from tracelet.backends.wandb.transactionlog import payloads
 from tracelet.errors import BackendError, ConfigError, RetryableError, RunGoneError, shortened
@@ -66,6 +67,7 @@ class Session:
         folder: Where the client may keep its files.
         config: Parameters that are new.
         labels: The run's labels.
+        sign: Of a server.
         ends: The run ends with this session.
     """
 
@@ -78,12 +80,14 @@ class Session:
         *,
         config: Mapping[str, Any],
         labels: Sequence[str],
+        sign: Optional[Sign] = None,
         ends: bool = False,
     ) -> None:
         self._wandb = wandb
         self._options = options
         self._folder = folder
         self.ends = ends
+        self._sign = sign
         self.offline = options.mode == "offline"
         self._bytes = 0.0
         self._run: Any = None
@@ -347,8 +351,8 @@ class Session:
         return self._options.timeout_s + self._bytes / self._options.slowest_bytes_per_s
 
     def _call(self, what: str, function: Any, *args: Any, limit_s: Optional[float] = None) -> Any:
-        limited = Bounded(self._limit() if limit_s is None else limit_s, _THREAD)
-        call = limited.attempt(what, function, *args)
+        limit = self._limit() if limit_s is None else limit_s
+        call = Bounded(limit, _THREAD, self._sign).attempt(what, function, *args)
         error = call.kept.error
         if error is None:
             return call.result
