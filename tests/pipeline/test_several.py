@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
@@ -22,8 +24,11 @@ from tests.pipeline.programs import SOURCE, wait_for
 
 import tracelet
 from services.mlflow_server import free_port
+from services.trackers import NAMES, Trackers, fresh_aim, fresh_database, fresh_folder
 from tracelet.cli.commands import tracelet as command_line
 from tracelet.errors import ConfigError, SettingsError
+
+__all__ = ["fresh_aim", "fresh_database", "fresh_folder"]
 
 #: Steps and values of a curve, in order.
 Curves = dict[str, list[tuple[int, float]]]
@@ -100,24 +105,19 @@ def of_parquet(folder: Path) -> tuple[Curves, dict[str, str]]:
     return curves, {row["key"]: row["value"] for row in rows}
 
 
-def of_mlflow(folder: Path) -> tuple[Curves, dict[str, str]]:
-    from services.mlflow_reader import seen, tracking
-
-    url = f"sqlite:///{folder / 'mlflow.db'}"
-    with tracking(url) as client:
-        experiment = client.get_experiment_by_name("project")
-        [run] = client.search_runs([experiment.experiment_id])
-    found = seen(url, run.info.run_id)
-    assert (found.name, found.status) == ("name", "FINISHED")
-    return {key: found.curve(key) for key in found.metrics}, dict(found.params)  # type: ignore[misc]
-
-
 READERS: Mapping[str, Callable[[Path], tuple[Curves, dict[str, str]]]] = {
     "jsonl": of_jsonl,
-    "mlflow": of_mlflow,
     "parquet": of_parquet,
     "tensorboard": of_tensorboard,
 }
+
+
+def read(name: str, folder: Path, trackers: Trackers) -> tuple[Curves, dict[str, str]]:
+    if name in READERS:
+        return READERS[name](folder)
+    found = trackers.seen(name)
+    assert (found.project, found.name, found.status) == ("project", "name", "FINISHED")
+    return {key: found.curve(key) for key in found.metrics}, dict(found.params)  # type: ignore[misc]
 
 
 def comparable(curves: Curves) -> Mapping[str, list[tuple[int, float]]]:
@@ -126,38 +126,55 @@ def comparable(curves: Curves) -> Mapping[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.slow
-def test_the_same_program_switched_by_the_variable_alone(tmp_path: Path) -> None:
-    """The same keys, steps and values in each; and in all of them at once."""
-    for package in ("mlflow", "pyarrow", "tensorboard"):
+@pytest.mark.figure(7)
+def test_the_same_program_switched_by_the_variable_alone(
+    tmp_path: Path, fresh_folder: Path
+) -> None:
+    """The same keys, steps and values in each, exactly; and in all of them at once."""
+    for package in ("pyarrow", "tensorboard"):
         pytest.importorskip(package)
-    programs = {}
-    for choice in (*READERS, ",".join(READERS)):
-        folder = tmp_path / choice
-        folder.mkdir()
-        (folder / "program.py").write_text(PROGRAM)
-        programs[choice] = subprocess.Popen(
+    names = (*READERS, *NAMES)
+    choices = (*names, ",".join(names))
+    far_ends: dict[str, Trackers] = {}
+    with ExitStack() as stack:
+        for choice in choices:
+            folder = tmp_path / choice
+            shutil.copytree(fresh_folder, folder)
+            (folder / "program.py").write_text(PROGRAM)
+            far_ends[choice] = trackers = Trackers(folder)
+            stack.callback(trackers.close)
+        for some in (choices[:3], choices[3:5], choices[5:7], choices[7:]):
+            run_each({tmp_path / choice: far_ends[choice].variables() for choice in some})
+        wanted = {
+            "loss": [(step, step / 7) for step in range(0, 300, 3)],
+            "val/loss": [(step, 0.1 * step) for step in range(0, 300, 3)],
+            "odd [steps]/ü": [(step, step / 3) for step in (0, 2, 5, 2**40)],
+            "both/a": [(1, 1 / 3)],
+            "both/b": [(1, 1e-300)],
+        }
+        for choice in choices:
+            for name in choice.split(","):
+                curves, params = read(name, tmp_path / choice, far_ends[choice])
+                assert comparable(curves) == wanted, (choice, name)
+                logged = {key: params[key] for key in ("lr", "model.layers")}
+                assert logged == {"lr": "0.1", "model.layers": "3"}, (choice, name)
+
+
+def run_each(programs: Mapping[Path, Mapping[str, str]]) -> None:
+    """Run the program of each folder, named like the choice, at the same time."""
+    running = {}
+    for folder, variables in programs.items():
+        environ = {**os.environ, **variables, "PYTHONPATH": str(SOURCE)}
+        running[folder.name] = subprocess.Popen(
             [sys.executable, "program.py"],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(SOURCE), "TRACELET_BACKEND": choice},
+            env={**environ, "TRACELET_BACKEND": folder.name},
             stderr=subprocess.PIPE,
             text=True,
         )
-    for choice, program in programs.items():
+    for choice, program in running.items():
         _, errors = program.communicate(timeout=240)
         assert program.returncode == 0, f"{choice}: {errors}"
-    wanted = {
-        "loss": [(step, step / 7) for step in range(0, 300, 3)],
-        "val/loss": [(step, 0.1 * step) for step in range(0, 300, 3)],
-        "odd [steps]/ü": [(step, step / 3) for step in (0, 2, 5, 2**40)],
-        "both/a": [(1, 1 / 3)],
-        "both/b": [(1, 1e-300)],
-    }
-    for choice in programs:
-        for name in choice.split(","):
-            curves, params = READERS[name](tmp_path / choice)
-            assert comparable(curves) == wanted, (choice, name)
-            logged = {key: params[key] for key in ("lr", "model.layers")}
-            assert logged == {"lr": "0.1", "model.layers": "3"}, (choice, name)
 
 
 def test_a_dead_one_is_behind_and_the_others_have_everything(

@@ -58,7 +58,7 @@ class Clearml:
         self.choking = ""
         self._lock = threading.RLock()
         self._over = threading.Event()
-        self.url = "http://127.0.0.1:1"
+        self.url: str = "http://127.0.0.1:1"
         if not serving:
             return
         outer = self
@@ -181,8 +181,8 @@ class Clearml:
             wanted = body["id"] if isinstance(body["id"], list) else [body["id"]]
             found = [each for each in found if each["id"] in wanted]
         if body.get("system_tags"):
-            wanted = {each for each in body["system_tags"] if not each.startswith("__$")}
-            found = [each for each in found if not wanted or wanted & set(each["system_tags"])]
+            tags = {each for each in body["system_tags"] if not each.startswith("__$")}
+            found = [each for each in found if not tags or tags & set(each["system_tags"])]
         return {"tasks": [_only(each, body.get("only_fields")) for each in found]}
 
     _tasks_get_all_ex = _tasks_get_all
@@ -246,7 +246,8 @@ class Clearml:
         return {}
 
     def _events_add_batch(self, body: Any) -> Any:
-        added, wrong = 0, {}
+        added = 0
+        wrong: dict[str, int] = {}
         for event in body:
             self.received += 1
             reason = self._reason(event)
@@ -380,9 +381,9 @@ class _Handler(BaseHTTPRequestHandler):
         said = []
         for part in body.split(b"--" + boundary)[1:-1]:
             head, _, data = part.partition(b"\r\n\r\n")
-            name = re.search(rb'\bname="([^"]*)"', head)
-            assert name is not None, head
-            said.append(name[1].decode())
+            named = re.search(rb'\bname="([^"]*)"', head)
+            assert named is not None, head
+            said.append(named[1].decode())
             files[said[-1].lstrip("/")] = data[:-2]
         return 200, json.dumps(said).encode()
 

@@ -278,7 +278,7 @@ class _Answers:
         return "/".join((self._store.url, *map(quote, parts)))
 
     def _viewer(self, given: dict[str, Any]) -> Any:
-        viewer = {"username": ENTITY, "entity": ENTITY, "id": "u", "flags": "{}"}
+        viewer: dict[str, Any] = {"username": ENTITY, "entity": ENTITY, "id": "u", "flags": "{}"}
         viewer.update({"teams": {"edges": []}, "email": "", "admin": False, "name": ENTITY})
         return {"viewer": viewer, "serverInfo": self._info()}
 
