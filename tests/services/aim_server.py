@@ -140,6 +140,7 @@ class Way:
             self._pairs.append(server)
             threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
             self._pump(server, client, True)
+        client.close()  # also where the server is gone
 
     def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
