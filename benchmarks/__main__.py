@@ -17,6 +17,7 @@ MODULES = (
     "throughput_postgres",
     "throughput_clearml",
     "throughput_wandb",
+    "several",
     "training_step",
     "start",
     "doctor",

@@ -15,6 +15,8 @@ from benchmarks.measure import interleaved, spread
 from benchmarks.report import run, table
 from benchmarks.stores import client, server, sqlite
 
+__all__ = ["check_files"]
+
 MB = 1_000_000
 
 # The training: the same calls with and without a run; tells what it took, as one line of JSON.
@@ -83,7 +85,7 @@ def measure(quick: bool) -> None:
 def _rows(store: str, uri: str, count: int, rounds: int) -> list[list[str]]:
     pairs = interleaved(rounds, lambda: _train("", count), lambda: _train(uri, count))
     plain, ours = pairs
-    files = [_files(uri, each.said["run"], count) for each in ours]
+    files = [check_files(uri, each.said["run"], count, count) for each in ours]
     times = [
         spread([b.said[what] / a.said[what] for a, b in zip(plain, ours)]).text(3)
         for what in ("histograms", "images")
@@ -131,7 +133,7 @@ def _watch(pid: int, largest: list[float], over: threading.Event) -> None:
             continue
 
 
-def _files(uri: str, run_id: str, count: int) -> tuple[int, int]:
+def check_files(uri: str, run_id: str, histograms: int, images: int) -> tuple[int, int]:
     """Return number and bytes of the run's artifacts, after a look that all of it is there."""
     found = client(uri).get_run(run_id).info
     if found.artifact_uri.startswith("mlflow-artifacts:"):
@@ -139,11 +141,11 @@ def _files(uri: str, run_id: str, count: int) -> tuple[int, int]:
     else:
         root = Path(found.artifact_uri)
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    _check(files, count)
+    _check(files, histograms, images)
     return len(files), sum(path.stat().st_size for path in files.values())
 
 
-def _check(files: dict[str, Path], count: int) -> None:
+def _check(files: dict[str, Path], histograms: int, images: int) -> None:
     import gzip
     import zipfile
 
@@ -157,8 +159,10 @@ def _check(files: dict[str, Path], count: int) -> None:
                 pictures += len(archive.namelist()) - 1
         elif name.startswith("images/picture+") and "+compressed" not in name:
             pictures += 1
-    if (lines, pictures) != (count, count):
-        raise RuntimeError(f"{lines} histograms and {pictures} images of {count} are there")
+    if (lines, pictures) != (histograms, images):
+        raise RuntimeError(
+            f"{lines} histograms of {histograms} and {pictures} images of {images} are there"
+        )
 
 
 if __name__ == "__main__":
