@@ -14,6 +14,7 @@ import pytest
 from spooling import Disk, logged, new_run, program
 
 from tracelet.spool import holding, relay
+from tracelet.spool import writer as writing
 from tracelet.spool.rundir import file_system
 from tracelet.spool.writer import SpoolWriter
 
@@ -59,7 +60,10 @@ def turns_of_another(log: SpoolWriter) -> int:
 
 @here
 @pytest.mark.usefixtures("patient")
-def test_no_other_thread_has_a_turn_while_points_are_written(tmp_path: Path) -> None:
+def test_no_other_thread_has_a_turn_while_points_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "TIGHT", 10**9)
     run, other = new_run(tmp_path / "a"), new_run(tmp_path / "b")
     log = SpoolWriter(run)
     held = turns_of_another(log)
@@ -73,6 +77,22 @@ def test_no_other_thread_has_a_turn_while_points_are_written(tmp_path: Path) -> 
     assert held * 5 < let_go
     for each in (run, other):
         assert [step for _, _, _, step, _ in logged(each)] == list(range(POINTS))
+
+
+@here
+def test_a_program_that_does_nothing_but_log_lets_go(tmp_path: Path) -> None:
+    log = SpoolWriter(new_run(tmp_path))
+    segment, step, deadline = log._segment, 0, time.monotonic() + 60
+    assert segment is not None
+    for pause, tight in ((0.0, True), (0.001, False), (0.0, True)):
+        while (segment.write is os.write) is not tight:
+            log.scalar("runs", "loss", step / 7, step, None)
+            step += 1
+            if pause:
+                time.sleep(pause)
+            assert time.monotonic() < deadline
+    log.close()
+    assert [step for _, _, _, step, _ in logged(log.run)] == list(range(step))
 
 
 @here

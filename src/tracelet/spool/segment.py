@@ -72,6 +72,7 @@ class Segment:
         "salt",
         "seq",
         "since",
+        "turn",
         "until",
         "write",
     )
@@ -84,6 +85,8 @@ class Segment:
         self.seq = first
         #: The segment is closed at this number; every byte that is not a scalar's lowers it.
         self.until = first + room // SCALAR_SIZE
+        #: At this number its writer looks how fast they come; never behind ``until``.
+        self.turn = first
         self.since = time.monotonic()
         #: The hash of each tag, by stream; that of a stream alone under None.
         self.names: dict[str, dict[Optional[str], int]] = {}

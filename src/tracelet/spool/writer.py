@@ -62,6 +62,10 @@ LOOK_S = 1.0
 #: A program that logs more often than this, per second, is spared a look at the clock behind each
 #: write. A pause of it may then have been a stall; the next write is left to the relay, to be sure.
 DENSE = 5000
+#: So many points are taken together when it is asked whether a program does nothing but log; it
+#: does where they come faster than this, per second. A queue of TensorBoard's is full then, and the
+#: program waits for TensorBoard's thread in any case: to let it go on is quicker for both.
+PACE, TIGHT = 64, 10_000
 #: One stall of this length is told even if no other one follows. (A busy machine may well leave a
 #: process alone for a tenth of a second.)
 LONG_STALL_S = 0.5
@@ -184,6 +188,7 @@ class SpoolWriter:
         "_main",
         "_number",
         "_open",
+        "_paced",
         "_pid",
         "_power",
         "_queued",
@@ -309,6 +314,8 @@ class SpoolWriter:
         #: The clock is looked at behind each write.
         self._wary = True
         self._counted_at = 0
+        #: How many points there were when it was last asked how fast they come, and when that was.
+        self._paced = (0, 0.0)
         #: Records that could not be kept, by reason; and what the spool says of it.
         self.lost: dict[str, int] = {}
         self._told: dict[str, int] = {}
@@ -405,8 +412,8 @@ class SpoolWriter:
                             self._put(_point((stream, tag), value, step, time, kind >> 8))
                     elif self._wary and _monotonic() - now > STALL_S:
                         self._stall(_monotonic() - now)
-                    elif seq >= segment.until:
-                        self._rotate()
+                    elif seq >= segment.turn:
+                        self._pace(segment, now)
                 self._busy = False
             except BaseException:
                 self._busy = False
@@ -609,6 +616,7 @@ class SpoolWriter:
         if segment is not None:
             # What is given up for lack of room is given up by segments, their blobs included.
             segment.until -= len(data) // SCALAR_SIZE
+            segment.turn = min(segment.turn, segment.until)
         return json.dumps({"blob": path.name, "size": len(data), "crc": crc32(data)}).encode()
 
     def _add(self, entry: Optional[_Entry]) -> None:
@@ -710,6 +718,7 @@ class SpoolWriter:
         if entry.key is not None:
             segment.learn(entry.key, name)
         segment.until -= len(data) // SCALAR_SIZE
+        segment.turn = min(segment.turn, segment.until)
         if segment.seq >= segment.until:
             self._rotate()
         return True
@@ -909,12 +918,28 @@ class SpoolWriter:
         segment = self._segment
         if segment is None or self._waiting or self._closed or self._relay is not None:
             segment = _NOWHERE
-        elif self._hold is None or self.stalls:
-            segment.write, segment.point = self._write, (segment.fd, segment.buffer)
         else:
+            self._set_out(segment, tight=False)
+            self._paced = (segment.seq, _monotonic())
+        self._open = segment
+
+    def _set_out(self, segment: Segment, *, tight: bool) -> None:
+        """Choose who writes points, and when to look again."""
+        if self._hold is None or self.stalls or tight:
+            segment.write, segment.point = self._write, (segment.fd, segment.buffer)
+        elif segment.write is not self._hold:
             segment.write = self._hold
             segment.point = holding.arguments(segment.fd, segment.buffer)
-        self._open = segment
+        segment.turn = min(segment.until, segment.seq + PACE)
+
+    def _pace(self, segment: Segment, now: float) -> None:
+        """Go on in a new segment, or find out whether the program does nothing but log."""
+        if segment.seq > segment.until:
+            self._rotate()
+            return
+        count, since = self._paced
+        self._set_out(segment, tight=segment.seq - count > TIGHT * (now - since))
+        self._paced = (segment.seq, now)
 
     def _end(self, deadline: float) -> None:
         """Close, if all is written or the time is up."""
