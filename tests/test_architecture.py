@@ -20,7 +20,7 @@ FACTS = ("records", "errors", "findings", "naming", "_redaction", "_installed")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching", "_process")
 #: What every backend may use of what stands beside it: the contract, and what several need.
 BESIDE = (
-    *("backends.base", "backends.bounded", "backends.owed", "backends.replies"),
+    *("backends.base", "backends.bounded", "backends.imports", "backends.owed", "backends.replies"),
     "backends.sources",
 )
 
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "spool": (*FACTS, "_guard", "_ledger"),
     "backends.base": FACTS,
     "backends.bounded": (*FACTS, "_guard"),
+    "backends.imports": (),
     "backends.owed": (),
     "backends.replies": FACTS,
     "backends.sources": FACTS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Iterator
 
+from tracelet.backends.imports import load
 from tracelet.errors import BackendError, ConfigError, RetryableError, TraceletError, shortened
 
 __all__ = ["answered"]
@@ -24,6 +25,7 @@ def answered(what: str) -> Iterator[None]:
         RetryableError: It may pass: a disk, a server, a lock.
         ConfigError: A person has to change something first.
     """
+    load("requests", "aimrocks.errors", "sqlalchemy.exc", "websockets.exceptions")
     import requests
     from aimrocks.errors import Corruption, RocksIOError
     from sqlalchemy.exc import SQLAlchemyError

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional
 
 from tracelet.backends.aim.address import Address
+from tracelet.backends.imports import load
 from tracelet.errors import ConfigError, RetryableError, RunGoneError
 
 __all__ = ["Session", "known"]
@@ -51,6 +52,7 @@ def known() -> None:
     Raises:
         ConfigError: They are not.
     """
+    load("aim", "aim.sdk.repo", "aim.sdk.tracker")
     from aim.sdk import base_run, tracker
 
     for name, expected in _TRACKER.items():

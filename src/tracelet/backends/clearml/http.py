@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Iterator, Mapping, Union
 
 from tracelet.backends.clearml.credentials import Access
+from tracelet.backends.imports import load
 from tracelet.backends.owed import Owed
 from tracelet.backends.replies import reason_of, retry_after
 from tracelet.errors import (
@@ -321,6 +322,7 @@ class _Form:
 
 def _requests() -> Any:
     try:
+        load("requests")
         import requests
     except ImportError as error:
         raise MissingPackageError(

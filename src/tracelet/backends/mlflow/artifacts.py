@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Iterator, Optional, Protocol, Union
 from urllib.parse import quote, unquote, urlsplit
 
+from tracelet.backends.imports import load
 from tracelet.backends.mlflow import answers, uri
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.options import MlflowOptions
@@ -187,6 +188,7 @@ class ClientArtifacts:
         if self._repository is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                load("mlflow.store.artifact.artifact_repository_registry")
                 from mlflow.store.artifact.artifact_repository_registry import (
                     get_artifact_repository,
                 )

@@ -18,6 +18,7 @@ import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Union
 
+from tracelet.backends.imports import load
 from tracelet.backends.mlflow import answers, credentials, uri
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.backends.owed import Owed
@@ -393,6 +394,7 @@ def _nonsense() -> tuple[type[Exception], ...]:
 
 def _requests() -> Any:
     try:
+        load("requests")
         import requests
     except ImportError as error:
         raise ConfigError(*NO_REQUESTS) from error

@@ -23,6 +23,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 from urllib.parse import urlsplit
 
 from tracelet.backends.bounded import Bounded
+from tracelet.backends.imports import load
 from tracelet.backends.mlflow import answers, uri
 from tracelet.backends.mlflow.files import whole_lines
 from tracelet.backends.mlflow.locks import alone, beside
@@ -228,6 +229,7 @@ def _construct(url: str, artifact_root: str, kind: StoreKind) -> Any:
         # MLflow warns about pydantic, about its file store, and about whatever it imports.
         with warnings.catch_warnings(), _root_logger_kept():
             warnings.simplefilter("ignore")
+            load("mlflow.tracking._tracking_service.utils")
             from mlflow.tracking._tracking_service.utils import _get_store
 
             if kind is StoreKind.SQLITE:

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Final, Iterable, Mapping, Sequence
 
+from tracelet.backends.imports import load
+
 #: Rows that are held in memory for one table, and the size of its row groups.
 _GROUP: Final = 131_072
 #: Where a row may be an image's worth of numbers.
@@ -139,6 +141,7 @@ class _Table:
     """One table on its way to a file."""
 
     def __init__(self, name: str, path: Path, at_the_end: Callable[..., Any]) -> None:
+        load("pyarrow", "pyarrow.parquet")
         import pyarrow as pa
         import pyarrow.parquet as pq
 

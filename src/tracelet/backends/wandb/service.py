@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracelet.backends.bounded import Bounded
+from tracelet.backends.imports import load
 from tracelet.errors import BackendError
 
 __all__ = ["Service"]
@@ -71,6 +72,7 @@ class Service:
                 self.abandon()
             if url and not _shared.borrowed:
                 os.environ.update(WANDB_BASE_URL=url, WANDB_API_KEY=key)
+            load("wandb", "PIL.Image")
             import wandb
 
             return wandb
