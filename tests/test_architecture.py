@@ -16,11 +16,11 @@ import tracelet
 
 ROOT = Path(tracelet.__file__).parent
 
-FACTS = ("records", "errors", "findings", "naming", "_redaction", "_installed")
+FACTS = ("records", "errors", "findings", "naming", "_redaction", "_installed", "_imports")
 GROUND = ("tfevents", "spool", "_guard", "_ledger", "_patching", "_process")
 #: What every backend may use of what stands beside it: the contract, and what several need.
 BESIDE = (
-    *("backends.base", "backends.bounded", "backends.imports", "backends.owed", "backends.replies"),
+    *("backends.base", "backends.bounded", "backends.owed", "backends.replies"),
     "backends.sources",
 )
 
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "naming": FACTS,
     "_redaction": (),
     "_installed": (),
+    "_imports": (),
     # 1: the ground
     "_guard": FACTS,
     "_ledger": (*FACTS, "_guard"),
@@ -43,7 +44,6 @@ MAY_IMPORT = {
     "spool": (*FACTS, "_guard", "_ledger"),
     "backends.base": FACTS,
     "backends.bounded": (*FACTS, "_guard"),
-    "backends.imports": (),
     "backends.owed": (),
     "backends.replies": FACTS,
     "backends.sources": FACTS,
@@ -63,7 +63,7 @@ MAY_IMPORT = {
         ("ship.credentials", "ship.drain", "ship.launch", "ship.sidecar", "ship.thread"),
         (*FACTS, *GROUND, "backends.base", "ship", "registry"),
     ),
-    "registry": ("errors", "_installed"),
+    "registry": ("errors", "_installed", "_imports"),
     # 3: the run
     "settings": (*FACTS, *GROUND, "capture", "collect", "backends.base", "ship", "registry"),
     "run": (*FACTS, *GROUND, "capture", "collect", "backends.base", "ship", "registry", "settings"),

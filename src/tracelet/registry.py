@@ -9,11 +9,11 @@ tables. A plug-in cannot take a built-in's name: the tables are asked first.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
+from tracelet._imports import load
 from tracelet._installed import is_installed
 from tracelet.errors import MissingPackageError, UnknownBackendError, nearest
 
@@ -175,7 +175,7 @@ def collector_makers(names: Sequence[str]) -> Sequence[tuple[str, Callable[[], C
 
 def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
+    return getattr(load(module), attribute)
 
 
 def _importable(package: str) -> bool:

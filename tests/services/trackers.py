@@ -75,8 +75,10 @@ class Trackers:
         found.update(
             dict.fromkeys(("CLEARML_API_HOST", "CLEARML_FILES_HOST"), self._url("clearml"))
         )
-        if "mlflow" in self.ways:
-            found["MLFLOW_TRACKING_URI"] = self._url("mlflow")
+        # Named, because the store that older versions of MLflow have by themselves is another one.
+        found["MLFLOW_TRACKING_URI"] = (
+            self._url("mlflow") if "mlflow" in self.ways else self._mlflow
+        )
         if self._aim is not None:
             found["TRACELET_AIM__URL"] = f"aim://127.0.0.1:{self.ways['aim'].port}"
         return found

@@ -17,7 +17,7 @@ PACKAGE = {
 PROGRAM = """
 import sys, threading, time
 from importlib import import_module
-from tracelet.backends.imports import load
+from tracelet._imports import load
 
 how = {"load": load, "import": import_module}[sys.argv[1]]
 broken = []

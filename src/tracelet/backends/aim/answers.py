@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Iterator
 
-from tracelet.backends.imports import load
+from tracelet._imports import load
 from tracelet.errors import BackendError, ConfigError, RetryableError, TraceletError, shortened
 
 __all__ = ["answered"]

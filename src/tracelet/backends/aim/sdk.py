@@ -21,8 +21,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional
 
+from tracelet._imports import load
 from tracelet.backends.aim.address import Address
-from tracelet.backends.imports import load
 from tracelet.errors import ConfigError, RetryableError, RunGoneError
 
 __all__ = ["Session", "known"]

@@ -16,8 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Iterator, Mapping, Union
 
+from tracelet._imports import load
 from tracelet.backends.clearml.credentials import Access
-from tracelet.backends.imports import load
 from tracelet.backends.owed import Owed
 from tracelet.backends.replies import reason_of, retry_after
 from tracelet.errors import (

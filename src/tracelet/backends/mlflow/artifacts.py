@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Iterator, Optional, Protocol, Union
 from urllib.parse import quote, unquote, urlsplit
 
-from tracelet.backends.imports import load
+from tracelet._imports import load
 from tracelet.backends.mlflow import answers, uri
 from tracelet.backends.mlflow.http import Connection
 from tracelet.backends.mlflow.options import MlflowOptions

@@ -18,7 +18,7 @@ import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Iterator, Mapping, Union
 
-from tracelet.backends.imports import load
+from tracelet._imports import load
 from tracelet.backends.mlflow import answers, credentials, uri
 from tracelet.backends.mlflow.options import MlflowOptions
 from tracelet.backends.owed import Owed

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 from urllib.parse import urlsplit
 
+from tracelet._imports import load
 from tracelet.backends.bounded import Bounded
-from tracelet.backends.imports import load
 from tracelet.backends.mlflow import answers, uri
 from tracelet.backends.mlflow.files import whole_lines
 from tracelet.backends.mlflow.locks import alone, beside

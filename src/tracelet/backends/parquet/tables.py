@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Final, Iterable, Mapping, Sequence
 
-from tracelet.backends.imports import load
+from tracelet._imports import load
 
 #: Rows that are held in memory for one table, and the size of its row groups.
 _GROUP: Final = 131_072

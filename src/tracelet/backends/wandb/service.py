@@ -18,8 +18,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracelet._imports import load
 from tracelet.backends.bounded import Bounded
-from tracelet.backends.imports import load
 from tracelet.errors import BackendError
 
 __all__ = ["Service"]
