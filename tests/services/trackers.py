@@ -75,7 +75,7 @@ class Trackers:
         found.update(
             dict.fromkeys(("CLEARML_API_HOST", "CLEARML_FILES_HOST"), self._url("clearml"))
         )
-        # Named, because the store that older versions of MLflow have by themselves is another one.
+        # Named, because older versions of MLflow have another store by themselves.
         found["MLFLOW_TRACKING_URI"] = (
             self._url("mlflow") if "mlflow" in self.ways else self._mlflow
         )
