@@ -286,7 +286,10 @@ class _Answers:
     _get_viewer = _viewer
 
     def _artifact_type(self, given: dict[str, Any]) -> Any:
-        return {"project": {"artifact": {"artifactType": {"name": "file"}}}}
+        name = str(given["name"]).partition(":")[0]
+        kinds = [each.kind for each in self._store.artifacts.values() if each.name == name]
+        found = {"artifactType": {"name": kinds[-1]}} if kinds else None
+        return {"project": {"artifact": found}}
 
     def _info(self) -> Any:
         return {
