@@ -22,7 +22,7 @@ from tracelet.backends.wandb import WandbBackend, WandbOptions
 from tracelet.errors import ConfigError, RetryableError
 from tracelet.records import Metric, RemoteRun, RunInfo, RunStatus
 from tracelet.testing.delivery import Delivery
-from tracelet.testing.samples import TIME, curve, image, metric, param
+from tracelet.testing.samples import SAMPLES, TIME, curve, image, metric, param
 
 pytest.importorskip("wandb.sdk")
 
@@ -81,6 +81,32 @@ def test_a_core_that_is_killed_is_replaced(server: WandbServer, backend: WandbBa
     until_done(backend)
     assert loss(server) == once(300)
     assert len(seen(server, INFO.run_id).find("image", "picture")) == 1
+
+
+@pytest.mark.figure(2)
+def test_what_a_killed_core_had_sent_without_its_file_is_whole_in_the_end(
+    server: WandbServer, backend: WandbBackend
+) -> None:
+    delivery = Delivery(backend)
+    records = [SAMPLES[name] for name in ("text", "table", "image", "audio")]
+    delivery.send(*records)
+    stored = server.run(INFO.run_id)
+
+    def there() -> set[str]:
+        return {key.partition("_table")[0] for row in stored.history for key in row}
+
+    wait_for(lambda: {str(record.key) for record in records} <= there())  # type: ignore[union-attr]
+    rows = len(stored.history)
+    [core] = cores()
+    core.send_signal(signal.SIGKILL)
+    core.wait(10)
+    for name in [name for name in stored.files if name.startswith("media/")]:
+        del stored.files[name]
+    delivery.again()
+    until_done(backend)
+    assert len(stored.history) == rows
+    kinds = sorted(item.kind for item in seen(server, INFO.run_id).items)
+    assert kinds == ["audio", "image", "table", "text"]
 
 
 @pytest.mark.figure(2)

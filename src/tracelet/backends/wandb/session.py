@@ -319,8 +319,14 @@ class Session:
         from wandb.sdk.data_types.utils import val_to_json
 
         for key, value in row.items():
-            if isinstance(value, dict) and value.get("files"):
-                val_to_json(self._run, key, values[key], namespace=number)
+            if not isinstance(value, dict) or value["wandb"] == "histogram":
+                continue  # all of it is in the row
+            name, whole = key, values[key]
+            if value["wandb"] == "curve":
+                # As the client does it: what a chart shows is a table beside it.
+                whole.spec.key = key
+                name, whole = whole.spec.table_key, whole.table
+            val_to_json(self._run, name, whole, namespace=number)
 
     def _artifact(
         self, name: str, kind: str, meta: Mapping[str, Any], files: Any, attic: Attic
