@@ -407,12 +407,15 @@ class Shipment:
             True when that has changed.
         """
         now = time.monotonic()
+        since = now - self._published_at
+        if since < PUBLISH_S and not force:
+            return False
         kinds = [
             (*each.shown(), each.gone, *(lane.underway for lane in each.lanes.values()))
             for each in self.all()
         ]
         calm = kinds == self._published_kinds and not self.awaited
-        if not force and now - self._published_at < (NUMBERS_S if calm else PUBLISH_S):
+        if calm and since < NUMBERS_S and not force:
             return False
         self._published_at, self._published_kinds = now, kinds
         states = self.states()

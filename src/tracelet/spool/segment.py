@@ -134,6 +134,11 @@ class Segment:
         self.names.setdefault(key[0], {})[key[1]] = name
         self._hashes[name] = key
 
+    def spend(self, size: int) -> None:
+        """Take so many bytes, which are no scalar's, from its room."""
+        self.until -= size // SCALAR_SIZE
+        self.turn = min(self.turn, self.until)
+
     def footer(self) -> bytes:
         """Return the frames that close the segment."""
         content = json.dumps({"first": self.first, "next": self.seq}).encode()

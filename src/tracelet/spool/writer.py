@@ -615,8 +615,7 @@ class SpoolWriter:
         segment = self._segment
         if segment is not None:
             # What is given up for lack of room is given up by segments, their blobs included.
-            segment.until -= len(data) // SCALAR_SIZE
-            segment.turn = min(segment.turn, segment.until)
+            segment.spend(len(data))
         return json.dumps({"blob": path.name, "size": len(data), "crc": crc32(data)}).encode()
 
     def _add(self, entry: Optional[_Entry]) -> None:
@@ -717,8 +716,7 @@ class SpoolWriter:
             return False
         if entry.key is not None:
             segment.learn(entry.key, name)
-        segment.until -= len(data) // SCALAR_SIZE
-        segment.turn = min(segment.turn, segment.until)
+        segment.spend(len(data))
         if segment.seq >= segment.until:
             self._rotate()
         return True

@@ -90,15 +90,13 @@ class ParquetBackend(FolderBackend[ParquetOptions, LineJournal]):
             RetryableError: The disk does not take it now; the run is still open.
         """
         here = self._open
-        if here is None:
-            return
-        with answered(here.path, RetryableError):
-            here.end(status, time)
-        self._make_tables()
-        self._let_go()
-        if not self._options.keep_lines:
+        super().close(status, time)
+        if here is not None and not self._options.keep_lines:
             with answered(here.path, RetryableError):
                 here.path.unlink(missing_ok=True)
+
+    def _complete(self) -> None:
+        self._make_tables()
 
     def _make_tables(self) -> None:
         from tracelet.backends.parquet.tables import write_tables

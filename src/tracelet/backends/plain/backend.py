@@ -137,7 +137,12 @@ class FolderBackend(Backend, Generic[T, J]):
             return
         with answered(here.path, RetryableError):
             here.end(status, time)
+        self._complete()
         self._let_go()
+
+    def _complete(self) -> None:
+        """Do what is to be done with an ended run while it is still open. Raises as ``close``."""
+        return
 
     def _opened(self) -> J:
         if self._open is None:
